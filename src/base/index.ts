@@ -1,0 +1,13 @@
+/**
+ * What every part may know: errors, ids, units, limits, and the injected world (clock, timers, randomness, files, log).
+ * Imports nothing of dvce.
+ */
+export * from './clock.ts';
+export * from './crc32c.ts';
+export * from './errors.ts';
+export * from './files.ts';
+export * from './ids.ts';
+export * from './limits.ts';
+export * from './log.ts';
+export * from './random.ts';
+export * from './units.ts';

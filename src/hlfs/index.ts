@@ -1,0 +1,2 @@
+/** HLFS: log-structured volumes over a `SegmentStore`. */
+export * from './store.ts';
