@@ -1,0 +1,146 @@
+/**
+ * The control protocol of blockd: requests by name over a unix socket, one JSON object a line.
+ *
+ *   -> {"id":1,"method":"hello","params":{"version":1}}
+ *   <- {"id":1,"result":{...}}   or   {"id":1,"error":{"code":"NOT_FOUND","context":{...}}}
+ *   <- {"id":1,"progress":{"done":"1048576","total":"4194304","unit":"bytes"}}      any number, before the result
+ *   -> {"cancel":1}                                                                 asks to stop request 1
+ *
+ * The first request is `hello`; each side speaks its own version and the one before (design section 3). Numbers of bytes
+ * are JSON numbers below 2^53. Messages longer than limits.controlMessageBytesMax end the connection.
+ */
+import type { ErrorCode, ErrorContext } from '../base/index.ts';
+
+export const controlVersion = 1;
+
+export interface VolumeInfo {
+  readonly id: string;
+  readonly path: string;
+  readonly kind: 'volume' | 'image';
+  readonly state: 'active' | 'recovering' | 'deleting';
+  readonly sizeBytes: number;
+  readonly blockBytes: 512 | 4096;
+  readonly labels: Readonly<Record<string, string>>;
+  readonly protected: boolean;
+  readonly createdAt: string;
+  readonly epoch: string;
+  readonly log: string;
+  readonly origin: { readonly path: string; readonly snapshot: string } | null;
+  readonly image: { readonly digest: string; readonly source: string; readonly format: string; readonly sourceBytes: number } | null;
+  readonly snapshots: number;
+  /** Present while open in this blockd. */
+  readonly open: VolumeActivity | null;
+}
+
+export interface VolumeActivity {
+  readonly attachId: string | null;
+  readonly connections: number;
+  readonly readOnlyReason: string | null;
+  /** Bytes in blocks that the map or the journal holds. */
+  readonly mappedBytes: number;
+  /** Bytes of segments that only this volume's current log wrote. */
+  readonly storedBytes: number;
+  readonly journalBytes: number;
+  readonly journalQuotaBytes: number;
+  /** Age of the oldest flushed write that is not in the store yet, milliseconds. */
+  readonly flushLagMs: number;
+  readonly segments: number;
+  readonly reads: number;
+  readonly writes: number;
+  readonly flushes: number;
+  readonly readBytes: number;
+  readonly writtenBytes: number;
+}
+
+export interface SnapshotInfo {
+  readonly id: string;
+  readonly name: string;
+  readonly volume: string;
+  readonly parent: string | null;
+  readonly createdAt: string;
+  readonly sizeBytes: number;
+  readonly protected: boolean;
+  readonly labels: Readonly<Record<string, string>>;
+  /** True when the volume's current content descends from it. */
+  readonly current: boolean;
+  /** Volumes cloned from it. */
+  readonly clones: number;
+}
+
+export interface CheckFinding {
+  /** Stable, e.g. `CHECK_BAD_CHECKSUM`. */
+  readonly code: string;
+  readonly severity: 'error' | 'warning';
+  readonly object: string;
+  readonly detail: string;
+}
+
+export interface DiffRange {
+  readonly offset: number;
+  readonly length: number;
+  readonly kind: 'data' | 'zero';
+}
+
+export interface BlockdStatus {
+  readonly pid: number;
+  readonly version: string;
+  readonly controlVersion: number;
+  readonly startedAt: string;
+  readonly node: string;
+  readonly store: string;
+  readonly storeFreeBytes: number;
+  readonly storeTotalBytes: number;
+  readonly nbdSocket: string;
+  readonly nbdTcp: string | null;
+  readonly openVolumes: number;
+  readonly workers: number;
+}
+
+type Labels = Readonly<Record<string, string>>;
+
+/** Every method: params and result. */
+export interface ControlMethods {
+  hello: { params: { version: number }; result: { version: number; release: string; pid: number } };
+  status: { params: Record<string, never>; result: BlockdStatus };
+  'volume.create': { params: { path: string; sizeBytes: number; blockBytes?: 512 | 4096; labels?: Labels; protected?: boolean; journalBytes?: number; kind?: 'volume' | 'image' }; result: VolumeInfo };
+  'volume.list': { params: { prefix?: string; kind?: 'volume' | 'image' }; result: { volumes: VolumeInfo[] } };
+  'volume.get': { params: { path: string }; result: VolumeInfo };
+  'volume.rename': { params: { path: string; to: string }; result: VolumeInfo };
+  'volume.update': { params: { path: string; labels?: Labels; protected?: boolean }; result: VolumeInfo };
+  'volume.resize': { params: { path: string; sizeBytes: number; shrink?: boolean }; result: VolumeInfo };
+  'volume.delete': { params: { path: string }; result: Record<string, never> };
+  /** Without a snapshot in `source` one is taken first, named `clone-<time>`. */
+  'volume.clone': { params: { source: string; path: string; labels?: Labels; sizeBytes?: number; protected?: boolean }; result: VolumeInfo };
+  'volume.check': { params: { path: string }; result: { findings: CheckFinding[]; segments: number; bytes: number } };
+  /** Give up what lies beyond a damaged journal record. */
+  'volume.recover': { params: { path: string; acceptLoss: boolean }; result: { lostFromSeq: string | null; recoveredBytes: number } };
+  /** Keep the volume open for `attachId`; the answer says where its NBD server listens. Idempotent for the same id. */
+  'volume.attach': { params: { path: string; attachId: string; vm: string }; result: { socketPath: string; exportName: string; sizeBytes: number; blockBytes: 512 | 4096 } };
+  'volume.detach': { params: { path: string; attachId: string }; result: Record<string, never> };
+  /** Turn a freshly filled volume into an image: snapshot `image`, facts kept, writes refused from now on. */
+  'image.publish': { params: { path: string; digest: string; source: string; format: 'raw' | 'qcow2'; sourceBytes: number }; result: VolumeInfo };
+  'snapshot.create': { params: { path: string; name: string; labels?: Labels; protected?: boolean }; result: SnapshotInfo };
+  'snapshot.list': { params: { path: string }; result: { snapshots: SnapshotInfo[] } };
+  'snapshot.delete': { params: { path: string; name: string }; result: Record<string, never> };
+  'snapshot.rollback': { params: { path: string; name: string }; result: VolumeInfo };
+  /** `to` null: the current content. */
+  'snapshot.diff': { params: { path: string; from: string; to: string | null; limit?: number }; result: { ranges: DiffRange[]; changedBytes: number; truncated: boolean } };
+  /** Stop: close every volume cleanly, answer, end. `graceful` false skips the clean close (restart for upgrade). */
+  shutdown: { params: { graceful: boolean }; result: Record<string, never> };
+}
+
+export type ControlMethod = keyof ControlMethods;
+export type ControlParams<M extends ControlMethod> = ControlMethods[M]['params'];
+export type ControlResult<M extends ControlMethod> = ControlMethods[M]['result'];
+
+export interface ControlProgress {
+  readonly done: string;
+  readonly total: string | null;
+  readonly unit: string;
+}
+
+export type ControlRequest = { readonly id: number; readonly method: string; readonly params: unknown } | { readonly cancel: number };
+export type ControlReply =
+  | { readonly id: number; readonly result: unknown }
+  | { readonly id: number; readonly error: { readonly code: ErrorCode; readonly context: ErrorContext } }
+  | { readonly id: number; readonly progress: ControlProgress };

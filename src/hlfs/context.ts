@@ -1,0 +1,19 @@
+/** What the engine is given by the process that runs it. */
+import type { Clock, FileSystem, Logger, NodeId, Random, Timers } from '../base/index.ts';
+import type { Documents } from './documents.ts';
+import type { SegmentStore } from './store.ts';
+
+export interface HlfsContext {
+  readonly store: SegmentStore;
+  readonly documents: Documents;
+  readonly files: FileSystem;
+  readonly clock: Clock;
+  readonly timers: Timers;
+  readonly random: Random;
+  readonly logger: Logger;
+  readonly node: NodeId;
+  /** Publishing scope of this process, for documents that belong to no writer's log. */
+  readonly scope: string;
+  /** Local directory for journals; one sub-directory a volume. */
+  readonly journalDirectory: string;
+}

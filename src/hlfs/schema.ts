@@ -1,0 +1,163 @@
+/**
+ * The documents of HLFS in the store, as types. Byte tables of the binary formats are in docs/format/.
+ *
+ * A document is a JSON object at `<key>/<version>` (version as 12 decimal digits); it is changed only by put-if-absent of the
+ * next version, which is compare-and-swap with nothing but the store (design section 5). Fields that this program does not
+ * know survive a rewrite, 64-bit numbers are strings (S10).
+ *
+ *   volumes/<volume>/head        HeadDocument       who may write, where the log is, name, size
+ *   logs/<log>/log               LogDocument        where the log starts (its base); never changes
+ *   logs/<log>/snap/<name>       SnapshotDocument
+ *   logs/<log>/pins/<who>        PinDocument        a fork or reader that needs this log's segments
+ *   names/<directory>/n-<name>   NameDocument       entry of the hierarchical namespace
+ *   intents/<volume>             IntentDocument     a volume being made (N2)
+ *
+ * Segments are not documents: `logs/<log>/seg/<number / 1024, 8 digits>/<number, 10 digits>`.
+ * Scopes of writers: `logs/<log>/w/<epoch>-<32 hex>`; of processes: `scopes/<node>-<32 hex>`.
+ */
+import type { DirectoryId, LogId, NodeId, SnapshotName, VolumeId } from '../base/index.ts';
+
+/** Version of every JSON document and of the store directory. */
+export const storeFormatVersion = 1;
+
+export interface FeatureSets {
+  /** Unknown ones may be ignored. */
+  readonly compat: readonly string[];
+  /** Unknown ones forbid writing. */
+  readonly roCompat: readonly string[];
+  /** Unknown ones forbid opening. */
+  readonly incompat: readonly string[];
+}
+
+export interface Origin {
+  readonly volume: VolumeId;
+  readonly path: string;
+  readonly snapshot: SnapshotName;
+}
+
+export interface ImageFacts {
+  /** `sha256:<64 hex>` of the source file as it was imported. */
+  readonly digest: string;
+  readonly source: string;
+  readonly format: 'raw' | 'qcow2';
+  readonly sourceBytes: string;
+}
+
+export interface HeadDocument {
+  readonly format: number;
+  readonly features: FeatureSets;
+  readonly volume: VolumeId;
+  readonly parent: DirectoryId;
+  readonly name: string;
+  readonly kind: 'volume' | 'image';
+  /**
+   * creating: not yet named. active: usable. recovering: a takeover is under way (T2). deleting: on its way out, its name is
+   * gone; its logs stay until their last pin is released (N2).
+   */
+  readonly state: 'creating' | 'active' | 'recovering' | 'deleting';
+  /** Writer generation, decimal; raised by takeover, rollback and shrink. */
+  readonly epoch: string;
+  /** The node whose blockd may write, or null when nobody ever opened the volume. */
+  readonly writer: NodeId | null;
+  /** Publishing scope of the writer in the current log, or null before the first open. */
+  readonly scope: string | null;
+  /** Scopes of earlier epochs that the taker has to fence before it publishes (T2, T3). */
+  readonly pending: readonly { readonly epoch: string; readonly scope: string | null; readonly log: LogId; readonly wasActive: boolean }[];
+  readonly attachment: { readonly attachId: string; readonly vm: string; readonly runEpoch: string } | null;
+  readonly sizeBytes: string;
+  readonly blockBytes: 512 | 4096;
+  /** A shrink whose cut-off range may still hold old data; finished at the next open (G6). */
+  readonly trimFrom: string | null;
+  readonly log: LogId;
+  /** Every log of this volume, the current one first; the others are kept by snapshots and pins. */
+  readonly logs: readonly LogId[];
+  readonly journal: { readonly mode: 'local'; readonly quotaBytes: string };
+  /** Journal mirrors; always empty in mode local. */
+  readonly ensemble: readonly [];
+  readonly labels: Readonly<Record<string, string>>;
+  readonly protected: boolean;
+  readonly createdAtMs: number;
+  readonly origin: Origin | null;
+  readonly image: ImageFacts | null;
+}
+
+/** Segment numbers `first..last` live in `log` of store `store`. */
+export interface LogRange {
+  readonly first: number;
+  readonly last: number;
+  readonly log: LogId;
+  /** Id of the store that holds the log; `main` is the only one of a single host. */
+  readonly store: string;
+}
+
+export interface LogDocument {
+  readonly format: number;
+  readonly log: LogId;
+  readonly volume: VolumeId;
+  /** Null for a log that starts empty. The segment after the base is `rootSegment + 1`. */
+  readonly base: {
+    /** Covers 1..rootSegment without gaps, oldest first. */
+    readonly ranges: readonly LogRange[];
+    /** The root segment (the cut) that this log continues from. */
+    readonly rootSegment: number;
+    /** Footer checksum of that segment, for the chain. */
+    readonly checksum: number;
+    /** Snapshot it was forked from. */
+    readonly snapshot: { readonly volume: VolumeId; readonly id: string; readonly name: SnapshotName };
+  } | null;
+  readonly createdAtMs: number;
+}
+
+export interface SnapshotDocument {
+  readonly format: number;
+  readonly id: string;
+  readonly name: SnapshotName;
+  readonly volume: VolumeId;
+  readonly log: LogId;
+  /** deleting: set before the pins are looked at (G3); a fork that sees it gives up. */
+  readonly state: 'live' | 'deleting';
+  /** The segment whose root is the snapshot's content; also the cut position. */
+  readonly rootSegment: number;
+  /** Footer checksum of that segment. */
+  readonly checksum: number;
+  readonly sizeBytes: string;
+  readonly createdAtMs: number;
+  /** Id of the snapshot before it in the tree, or null. */
+  readonly parent: string | null;
+  readonly protected: boolean;
+  readonly labels: Readonly<Record<string, string>>;
+}
+
+export interface PinDocument {
+  readonly format: number;
+  /** Log id of the fork, or a reader's id. */
+  readonly who: string;
+  readonly kind: 'fork' | 'reader';
+  readonly volume: VolumeId;
+  /** Position (segment number) in this log up to which segments are needed. */
+  readonly cut: number;
+  readonly createdAtMs: number;
+}
+
+export type NameDocument =
+  | { readonly format: number; readonly kind: 'directory'; readonly directory: DirectoryId }
+  | { readonly format: number; readonly kind: 'volume'; readonly volume: VolumeId };
+
+export interface IntentDocument {
+  readonly format: number;
+  readonly volume: VolumeId;
+  readonly log: LogId;
+  /** Logs in which the maker writes pins; looked through when it is undone. */
+  readonly pinned: readonly LogId[];
+  readonly node: NodeId;
+  readonly createdAtMs: number;
+}
+
+/** A deleted document's last version: the key is not used again while a late writer may exist (S2). */
+export interface Tombstone {
+  readonly format: number;
+  readonly deleted: true;
+}
+
+export const segmentKey = (log: LogId, number: number): string =>
+  `logs/${log}/seg/${String(Math.floor(number / 1024)).padStart(8, '0')}/${String(number).padStart(10, '0')}`;

@@ -1,0 +1,71 @@
+/**
+ * What an open volume offers to blockd: the block operations (the shape of nbd's BlockBackend, which HLFS does not know),
+ * snapshots, growth, activity. `Volume` (volume.ts) implements it.
+ */
+import type { DvceError, LogId, SnapshotName, VolumeId } from '../base/index.ts';
+import type { SnapshotDocument } from './schema.ts';
+
+export interface RequestOrigin {
+  readonly alive: boolean;
+}
+export interface WriteOptions {
+  readonly fua: boolean;
+  readonly origin: RequestOrigin;
+}
+export interface ZeroOptions extends WriteOptions {
+  readonly noHole: boolean;
+}
+export interface Extent {
+  readonly lengthBytes: number;
+  readonly hole: boolean;
+  readonly zero: boolean;
+}
+export type Done = (error: DvceError | null) => void;
+export type ReadDone = (error: DvceError | null, parts: readonly (Buffer | number)[]) => void;
+export type ExtentsDone = (error: DvceError | null, extents: readonly Extent[]) => void;
+
+export interface BlockReader {
+  readonly sizeBytes: number;
+  readonly caps: {
+    readonly readOnly: boolean;
+    readonly blockBytes: 512 | 4096;
+    readonly multiConn: boolean;
+    readonly cache: boolean;
+    readonly rotational: boolean;
+  };
+  read(offset: number, length: number, done: ReadDone): void;
+  write(offset: number, data: Buffer, options: WriteOptions, done: Done): void;
+  flush(done: Done): void;
+  trim(offset: number, length: number, options: WriteOptions, done: Done): void;
+  writeZeroes(offset: number, length: number, options: ZeroOptions, done: Done): void;
+  extents(offset: number, length: number, done: ExtentsDone): void;
+  cache(offset: number, length: number, done: Done): void;
+  close(): Promise<void>;
+}
+
+export interface VolumeStatistics {
+  readonly readOnlyReason: string | null;
+  readonly mappedBytes: number;
+  readonly storedBytes: number;
+  readonly journalBytes: number;
+  readonly journalQuotaBytes: number;
+  readonly flushLagMs: number;
+  readonly segments: number;
+  readonly reads: number;
+  readonly writes: number;
+  readonly flushes: number;
+  readonly readBytes: number;
+  readonly writtenBytes: number;
+}
+
+export interface OpenVolume extends BlockReader {
+  readonly id: VolumeId;
+  readonly log: LogId;
+  /** Cut at this instant: contains every write acknowledged before the call, none that was sent after it resolved. */
+  snapshot(name: SnapshotName, options: { labels: Readonly<Record<string, string>>; protected: boolean }): Promise<SnapshotDocument>;
+  /** The head already has the new size (G6). */
+  grow(sizeBytes: number): void;
+  statistics(): VolumeStatistics;
+  /** Publish everything and write a root, without closing. */
+  publishAll(): Promise<void>;
+}
