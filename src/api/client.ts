@@ -1,0 +1,192 @@
+/**
+ * HTTP client of the agent, over its unix socket. One connection per request: a command makes a handful of them, and a
+ * kept connection would keep the command alive.
+ *
+ * Every request has a deadline (limits.apiRequestMs unless told otherwise) and takes a signal. An answer that is a
+ * problem is thrown as the DvceError that it was made from; an agent that is not there as AGENT_UNAVAILABLE.
+ */
+import * as http from 'node:http';
+import type { Duplex } from 'node:stream';
+import { type Clock, systemTimers, type Timers } from '../base/clock.ts';
+import { DvceError, systemCode } from '../base/errors.ts';
+import { limits } from '../base/limits.ts';
+import { fromProblem, isProblem } from './problem.ts';
+
+export type Method = 'GET' | 'POST' | 'PATCH' | 'PUT' | 'DELETE';
+export type Query = Readonly<Record<string, string | number | boolean | undefined>>;
+
+export interface RequestOptions {
+  readonly query?: Query;
+  readonly body?: unknown;
+  readonly signal?: AbortSignal;
+  readonly timeoutMs?: number;
+}
+
+export interface Answer {
+  readonly status: number;
+  readonly location: string | undefined;
+  /** Parsed JSON; a text when the answer is not JSON; undefined when it is empty. */
+  readonly body: unknown;
+}
+
+export interface Transport {
+  /** Called with every request and its answer's status, for `--debug`. */
+  readonly trace?: (line: string) => void;
+  readonly timers?: Timers;
+  readonly clock?: Clock;
+}
+
+export class HttpClient {
+  readonly socketPath: string;
+  readonly #trace: (line: string) => void;
+  readonly #timers: Timers;
+
+  constructor(socketPath: string, transport: Transport = {}) {
+    this.socketPath = socketPath;
+    this.#trace = transport.trace ?? (() => {});
+    this.#timers = transport.timers ?? systemTimers;
+  }
+
+  /** Send one request; an error status is thrown. */
+  async request(method: Method, path: string, options: RequestOptions = {}): Promise<Answer> {
+    const url = withQuery(path, options.query);
+    const timeoutMs = options.timeoutMs ?? limits.apiRequestMs;
+    const deadline = new AbortController();
+    const timer = this.#timers.after(timeoutMs, () =>
+      deadline.abort(
+        new DvceError('TIMED_OUT', { what: `the request ${method} ${path}`, ms: timeoutMs }),
+      ),
+    );
+    const signal = AbortSignal.any(
+      options.signal === undefined ? [deadline.signal] : [deadline.signal, options.signal],
+    );
+    try {
+      const answer = await this.#exchange(method, url, options.body, signal);
+      this.#trace(`${method} ${url} -> ${answer.status}`);
+      if (answer.status >= 400) throw errorOf(answer, method, path);
+      return answer;
+    } catch (error) {
+      if (signal.aborted) throw signal.reason;
+      throw this.#explain(error);
+    } finally {
+      timer.cancel();
+    }
+  }
+
+  #exchange(method: Method, url: string, body: unknown, signal: AbortSignal): Promise<Answer> {
+    const payload = body === undefined ? undefined : Buffer.from(JSON.stringify(body));
+    const headers: http.OutgoingHttpHeaders = { host: 'dvce', accept: 'application/json' };
+    if (payload !== undefined) {
+      headers['content-type'] = 'application/json';
+      headers['content-length'] = payload.byteLength;
+    }
+    return new Promise((resolve, reject) => {
+      const request = http.request(
+        { socketPath: this.socketPath, method, path: url, headers, agent: false, signal },
+        (response) => {
+          collect(response).then(
+            (text) =>
+              resolve({
+                status: response.statusCode ?? 0,
+                location: response.headers.location,
+                body: parseBody(text, response.headers['content-type'] ?? ''),
+              }),
+            reject,
+          );
+        },
+      );
+      request.on('error', reject);
+      request.end(payload);
+    });
+  }
+
+  /** Change the protocol of a connection to `protocol` and get its raw bytes (console). */
+  upgrade(path: string, protocol: string, signal?: AbortSignal): Promise<Duplex> {
+    return new Promise<Duplex>((resolve, reject) => {
+      const request = http.request({
+        socketPath: this.socketPath,
+        method: 'GET',
+        path,
+        headers: { host: 'dvce', connection: 'Upgrade', upgrade: protocol },
+        agent: false,
+        ...(signal === undefined ? {} : { signal }),
+      });
+      request.on('upgrade', (_, socket, head) => {
+        if (head.byteLength > 0) socket.unshift(head);
+        resolve(socket);
+      });
+      request.on('response', (response) => {
+        collect(response).then(
+          (text) =>
+            reject(
+              errorOf(
+                {
+                  status: response.statusCode ?? 0,
+                  location: undefined,
+                  body: parseBody(text, response.headers['content-type'] ?? ''),
+                },
+                'GET',
+                path,
+              ),
+            ),
+          reject,
+        );
+      });
+      request.on('error', (error) => reject(this.#explain(error)));
+      request.end();
+    });
+  }
+
+  #explain(error: unknown): unknown {
+    const reasons: Readonly<Record<string, string>> = {
+      ENOENT: 'its socket does not exist',
+      ECONNREFUSED: 'nobody listens on its socket',
+      EACCES: 'this user may not open its socket',
+      ECONNRESET: 'the connection was closed before the answer',
+      EPIPE: 'the connection was closed before the answer',
+    };
+    const reason = reasons[systemCode(error) ?? ''];
+    if (reason === undefined) return error;
+    return new DvceError('AGENT_UNAVAILABLE', { where: this.socketPath, reason }, error);
+  }
+}
+
+function withQuery(path: string, query: Query = {}): string {
+  const pairs = Object.entries(query).flatMap(([name, value]): [string, string][] =>
+    value === undefined ? [] : [[name, String(value)]],
+  );
+  return pairs.length === 0 ? path : `${path}?${new URLSearchParams(pairs)}`;
+}
+
+async function collect(response: http.IncomingMessage): Promise<string> {
+  const parts: Buffer[] = [];
+  let bytes = 0;
+  for await (const part of response as AsyncIterable<Buffer>) {
+    bytes += part.byteLength;
+    if (bytes > limits.apiAnswerBytesMax)
+      throw new DvceError('PROTOCOL', {
+        peer: 'the agent',
+        reason: `its answer has more than ${limits.apiAnswerBytesMax} bytes`,
+      });
+    parts.push(part);
+  }
+  return Buffer.concat(parts).toString('utf8');
+}
+
+function parseBody(text: string, type: string): unknown {
+  if (text === '') return undefined;
+  if (!type.includes('json')) return text;
+  try {
+    return JSON.parse(text);
+  } catch (error) {
+    throw new DvceError('PROTOCOL', { peer: 'the agent', reason: 'its answer is not JSON' }, error);
+  }
+}
+
+function errorOf(answer: Answer, method: string, path: string): DvceError {
+  if (isProblem(answer.body)) return fromProblem(answer.body);
+  return new DvceError('PROTOCOL', {
+    peer: 'the agent',
+    reason: `it answered ${method} ${path} with status ${answer.status} and no problem document`,
+  });
+}

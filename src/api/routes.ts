@@ -1,0 +1,173 @@
+/**
+ * The API as typed calls. A path of a volume is one URL segment, percent-encoded (`/v1/volumes/prod%2Fshop%2Fdb`), so
+ * that what follows it (`/snapshots`, `/check`) stays unambiguous.
+ */
+import type { Duplex } from 'node:stream';
+import { type Clock, systemClock } from '../base/clock.ts';
+import { DvceError } from '../base/errors.ts';
+import { limits } from '../base/limits.ts';
+import { HttpClient, type RequestOptions, type Transport } from './client.ts';
+import type {
+  Doctor,
+  Image,
+  ImageImport,
+  Operation,
+  Shutdown,
+  Snapshot,
+  SnapshotCreate,
+  SnapshotDiff,
+  Status,
+  Vm,
+  VmCreate,
+  VmStop,
+  Volume,
+  VolumeClone,
+  VolumeCreate,
+  VolumeRecovery,
+  VolumeResize,
+  VolumeUpdate,
+} from './types.ts';
+
+/** Protocol name of the console in the Upgrade header. */
+export const consoleProtocol = 'dvce-console';
+
+/** A path or name as one URL segment; the leading slash of a path is implied. */
+export const segment = (text: string): string =>
+  encodeURIComponent(text.startsWith('/') ? text.slice(1) : text);
+
+export const urls = {
+  volume: (path: string) => `/v1/volumes/${segment(path)}`,
+  snapshots: (path: string) => `/v1/volumes/${segment(path)}/snapshots`,
+  snapshot: (path: string, name: string) =>
+    `/v1/volumes/${segment(path)}/snapshots/${segment(name)}`,
+  image: (name: string) => `/v1/images/${segment(name)}`,
+  vm: (name: string) => `/v1/vms/${segment(name)}`,
+  operation: (id: string) => `/v1/operations/${segment(id)}`,
+} as const;
+
+/** Calls that touch many objects of the store may take longer than the others. */
+const long = { timeoutMs: limits.blockdLongCallMs } as const;
+
+export type WaitOptions = {
+  readonly signal?: AbortSignal;
+  /** Total time; after it TIMED_OUT is thrown and the operation goes on. */
+  readonly timeoutMs?: number;
+  readonly onProgress?: (operation: Operation) => void;
+};
+
+export class ApiClient {
+  readonly http: HttpClient;
+  readonly #clock: Clock;
+
+  constructor(socketPath: string, transport: Transport = {}) {
+    this.http = new HttpClient(socketPath, transport);
+    this.#clock = transport.clock ?? systemClock;
+  }
+
+  async #get<T>(path: string, options: RequestOptions = {}): Promise<T> {
+    return (await this.http.request('GET', path, options)).body as T;
+  }
+  async #send<T>(
+    method: 'POST' | 'PATCH' | 'DELETE',
+    path: string,
+    body?: unknown,
+    options: RequestOptions = {},
+  ): Promise<T> {
+    return (await this.http.request(method, path, { ...options, body })).body as T;
+  }
+
+  readonly volumes = {
+    list: async (query: { prefix?: string | undefined; kind?: 'volume' | 'image' } = {}) =>
+      (await this.#get<{ volumes: Volume[] }>('/v1/volumes', { query })).volumes,
+    get: (path: string) => this.#get<Volume>(urls.volume(path)),
+    create: (body: VolumeCreate) => this.#send<Volume>('POST', '/v1/volumes', body),
+    update: (path: string, body: VolumeUpdate) =>
+      this.#send<Volume>('PATCH', urls.volume(path), body),
+    resize: (path: string, body: VolumeResize) =>
+      this.#send<Volume>('POST', `${urls.volume(path)}/resize`, body),
+    clone: (body: VolumeClone) => this.#send<Volume>('POST', '/v1/clones', body, long),
+    delete: (path: string) => this.#send<void>('DELETE', urls.volume(path), undefined, long),
+    check: (path: string) => this.#send<Operation>('POST', `${urls.volume(path)}/check`, {}),
+    recover: (path: string) =>
+      this.#send<VolumeRecovery>(
+        'POST',
+        `${urls.volume(path)}/recover`,
+        { acceptLoss: true },
+        long,
+      ),
+  };
+
+  readonly snapshots = {
+    list: async (path: string) =>
+      (await this.#get<{ snapshots: Snapshot[] }>(urls.snapshots(path))).snapshots,
+    create: (path: string, body: SnapshotCreate) =>
+      this.#send<Snapshot>('POST', urls.snapshots(path), body),
+    delete: (path: string, name: string) =>
+      this.#send<void>('DELETE', urls.snapshot(path, name), undefined, long),
+    rollback: (path: string, name: string) =>
+      this.#send<Volume>('POST', `${urls.snapshot(path, name)}/rollback`, {}, long),
+    diff: (
+      path: string,
+      from: string,
+      query: { to?: string | undefined; limit?: number | undefined } = {},
+    ) => this.#get<SnapshotDiff>(`${urls.snapshot(path, from)}/diff`, { ...long, query }),
+  };
+
+  readonly images = {
+    list: async () => (await this.#get<{ images: Image[] }>('/v1/images')).images,
+    get: (name: string) => this.#get<Image>(urls.image(name)),
+    import: (body: ImageImport) => this.#send<Operation>('POST', '/v1/images', body),
+    delete: (name: string) => this.#send<void>('DELETE', urls.image(name), undefined, long),
+  };
+
+  readonly vms = {
+    list: async () => (await this.#get<{ vms: Vm[] }>('/v1/vms')).vms,
+    get: (name: string) => this.#get<Vm>(urls.vm(name)),
+    create: (body: VmCreate) => this.#send<Vm>('POST', '/v1/vms', body, long),
+    start: (name: string) => this.#send<Operation>('POST', `${urls.vm(name)}/start`, {}),
+    stop: (name: string, body: VmStop = {}) =>
+      this.#send<Operation>('POST', `${urls.vm(name)}/stop`, body),
+    delete: (name: string, query: { keepDisks?: boolean | undefined } = {}) =>
+      this.#send<void>('DELETE', urls.vm(name), undefined, { ...long, query }),
+    log: (name: string, query: { tail?: number | undefined } = {}) =>
+      this.#get<string | undefined>(`${urls.vm(name)}/log`, { query }),
+    console: (name: string, signal?: AbortSignal): Promise<Duplex> =>
+      this.http.upgrade(`${urls.vm(name)}/console`, consoleProtocol, signal),
+  };
+
+  readonly operations = {
+    list: async () => (await this.#get<{ operations: Operation[] }>('/v1/operations')).operations,
+    get: (id: string, wait?: string) =>
+      this.#get<Operation>(urls.operation(id), { query: { wait } }),
+    cancel: (id: string) => this.#send<Operation>('DELETE', urls.operation(id)),
+    /** Wait until it has ended, by requests that the agent holds; answers the ended operation, failed or not. */
+    wait: (id: string, options: WaitOptions = {}) => this.#wait(id, options),
+  };
+
+  readonly status = () => this.#get<Status>('/v1/status');
+  readonly doctor = () => this.#get<Doctor>('/v1/doctor');
+  readonly shutdown = (body: Shutdown) =>
+    this.#send<void>('POST', '/v1/shutdown', body, { timeoutMs: limits.vmStopMsMax });
+
+  async #wait(id: string, { signal, timeoutMs, onProgress }: WaitOptions): Promise<Operation> {
+    const end =
+      timeoutMs === undefined ? Number.POSITIVE_INFINITY : this.#clock.monotonicMs() + timeoutMs;
+    for (;;) {
+      const left = end - this.#clock.monotonicMs();
+      // Half a second while someone watches the progress, else as long as the agent holds a request.
+      const waitMs = Math.min(onProgress === undefined ? limits.operationWaitMs : 500, left);
+      const operation = await this.#get<Operation>(urls.operation(id), {
+        query: { wait: `${Math.max(0, Math.ceil(waitMs))}ms` },
+        timeoutMs: limits.operationWaitMs + limits.apiRequestMs,
+        ...(signal === undefined ? {} : { signal }),
+      });
+      onProgress?.(operation);
+      if (operation.status !== 'running') return operation;
+      if (this.#clock.monotonicMs() >= end)
+        throw new DvceError('TIMED_OUT', {
+          what: `operation ${id} (${operation.kind})`,
+          ms: timeoutMs ?? 0,
+        });
+    }
+  }
+}

@@ -1,0 +1,246 @@
+/** Volumes, their snapshots, images. */
+import Type, { type Static } from 'typebox';
+import {
+  closed,
+  labels,
+  nameText,
+  nullable,
+  pathText,
+  ref,
+  sizeBytes,
+  timestamp,
+  word,
+} from './common.ts';
+
+const count = (description: string) => Type.Integer({ minimum: 0, description });
+
+export const VolumeActivity = Type.Object(
+  {
+    attachId: nullable(Type.String(), {
+      description: 'Who holds the attachment: the id of a VM; null when only the export is open.',
+    }),
+    connections: count('NBD connections now.'),
+    readOnlyReason: nullable(Type.String(), { description: 'Why writes are refused, or null.' }),
+    mappedBytes: count('Bytes in blocks that the map or the journal holds.'),
+    storedBytes: count("Bytes of segments written by the volume's current log."),
+    journalBytes: count('Journal space in use.'),
+    journalQuotaBytes: count('Journal space reserved.'),
+    flushLagMs: Type.Number({
+      minimum: 0,
+      description: 'Age of the oldest flushed write that is not in the store yet.',
+    }),
+    segments: count('Segments that the content needs.'),
+    reads: count('Read requests since opened.'),
+    writes: count('Write requests since opened.'),
+    flushes: count('Flush requests since opened.'),
+    readBytes: count('Bytes read since opened.'),
+    writtenBytes: count('Bytes written since opened.'),
+  },
+  { $id: 'VolumeActivity', description: 'What an open volume is doing.' },
+);
+
+export const Volume = Type.Object(
+  {
+    id: Type.String({ description: 'UUID; stays when the volume is renamed.' }),
+    path: pathText('Path in the namespace, for example /prod/shop/db.'),
+    kind: word(['volume', 'image'], 'An image is a volume that only takes clones.'),
+    state: word(['active', 'recovering', 'deleting'], 'State of the head document.'),
+    sizeBytes: sizeBytes('Size that the guest sees.'),
+    blockBytes: Type.Unsafe<512 | 4096>({ type: 'integer', enum: [512, 4096] }),
+    labels,
+    protected: Type.Boolean({ description: 'A protected volume cannot be deleted.' }),
+    createdAt: timestamp('When it was made.'),
+    epoch: Type.String({ description: 'Writer generation.' }),
+    log: Type.String({ description: 'UUID of its current log.' }),
+    origin: nullable(Type.Object({ path: Type.String(), snapshot: Type.String() }), {
+      description: 'The snapshot that it was cloned from, or null.',
+    }),
+    image: nullable(
+      Type.Object({
+        digest: Type.String(),
+        source: Type.String(),
+        format: Type.String(),
+        sourceBytes: sizeBytes('Bytes of the source file.'),
+      }),
+      { description: 'Where an image came from; null while it is being filled, and for volumes.' },
+    ),
+    snapshots: count('Number of snapshots.'),
+    open: nullable(ref(VolumeActivity), { description: 'Present while open.' }),
+  },
+  { $id: 'Volume', description: 'A virtual disk.' },
+);
+export type Volume = Static<typeof Volume>;
+
+export const VolumeList = Type.Object({ volumes: Type.Array(ref(Volume)) }, { $id: 'VolumeList' });
+
+export const VolumeCreate = Type.Object(
+  {
+    path: pathText('Path of the new volume.'),
+    sizeBytes: sizeBytes('A multiple of 512 from 1 MiB to 16 TiB.'),
+    blockBytes: Type.Optional(
+      Type.Unsafe<512 | 4096>({
+        type: 'integer',
+        enum: [512, 4096],
+        description: 'Logical block size that the guest sees; 512 when not given.',
+      }),
+    ),
+    labels: Type.Optional(labels),
+    protected: Type.Optional(Type.Boolean()),
+    journalBytes: Type.Optional(sizeBytes('Journal quota.')),
+  },
+  closed,
+);
+export type VolumeCreate = Static<typeof VolumeCreate>;
+
+export const VolumeUpdate = Type.Object(
+  {
+    path: Type.Optional(pathText('New path: renames the volume.')),
+    labels: Type.Optional(labels),
+    protected: Type.Optional(Type.Boolean()),
+  },
+  { ...closed, minProperties: 1 },
+);
+export type VolumeUpdate = Static<typeof VolumeUpdate>;
+
+export const VolumeResize = Type.Object(
+  {
+    sizeBytes: sizeBytes('New size.'),
+    shrink: Type.Optional(
+      Type.Boolean({ description: 'Must be true to make it smaller; what lies beyond is lost.' }),
+    ),
+  },
+  closed,
+);
+export type VolumeResize = Static<typeof VolumeResize>;
+
+export const VolumeClone = Type.Object(
+  {
+    source: pathText('PATH or PATH@SNAPSHOT; without a snapshot one is taken first.'),
+    path: pathText('Path of the new volume.'),
+    sizeBytes: Type.Optional(sizeBytes('Size of the clone when it shall be larger.')),
+    labels: Type.Optional(labels),
+    protected: Type.Optional(Type.Boolean()),
+  },
+  closed,
+);
+export type VolumeClone = Static<typeof VolumeClone>;
+
+export const VolumeRecover = Type.Object(
+  { acceptLoss: Type.Literal(true, { description: 'What follows the damage is given up.' }) },
+  closed,
+);
+
+export const VolumeRecovery = Type.Object(
+  {
+    lostFromSeq: nullable(Type.String(), { description: 'First record given up, or null.' }),
+    recoveredBytes: sizeBytes('Bytes of the journal that were kept.'),
+  },
+  { $id: 'VolumeRecovery' },
+);
+export type VolumeRecovery = Static<typeof VolumeRecovery>;
+
+export const VolumeCheckResult = Type.Object(
+  {
+    findings: Type.Array(
+      Type.Object({
+        code: Type.String(),
+        severity: word(['error', 'warning'], 'An error means data cannot be read.'),
+        object: Type.String(),
+        detail: Type.String(),
+      }),
+    ),
+    segments: count('Segments read.'),
+    bytes: sizeBytes('Bytes verified.'),
+  },
+  { $id: 'VolumeCheckResult' },
+);
+export type VolumeCheckResult = Static<typeof VolumeCheckResult>;
+
+export const Snapshot = Type.Object(
+  {
+    id: Type.String(),
+    name: Type.String(),
+    volume: Type.String({ description: 'Path of its volume.' }),
+    parent: nullable(Type.String(), { description: 'Name of the snapshot before it, or null.' }),
+    createdAt: timestamp('When it was taken.'),
+    sizeBytes: sizeBytes('Size of the volume then.'),
+    protected: Type.Boolean(),
+    labels,
+    current: Type.Boolean({ description: "The volume's content descends from it." }),
+    clones: count('Volumes cloned from it.'),
+  },
+  { $id: 'Snapshot', description: 'A named state of a volume.' },
+);
+export type Snapshot = Static<typeof Snapshot>;
+
+export const SnapshotList = Type.Object(
+  { snapshots: Type.Array(ref(Snapshot)) },
+  { $id: 'SnapshotList' },
+);
+
+export const SnapshotCreate = Type.Object(
+  {
+    name: nameText('Name within the volume.'),
+    labels: Type.Optional(labels),
+    protected: Type.Optional(Type.Boolean()),
+  },
+  closed,
+);
+export type SnapshotCreate = Static<typeof SnapshotCreate>;
+
+export const SnapshotDiff = Type.Object(
+  {
+    ranges: Type.Array(
+      Type.Object({
+        offset: sizeBytes('First byte.'),
+        length: sizeBytes('Bytes.'),
+        kind: word(['data', 'zero'], '`zero`: reads as zeros afterwards.'),
+      }),
+    ),
+    changedBytes: sizeBytes('Sum of all changed ranges, shown or not.'),
+    truncated: Type.Boolean({ description: 'True when more ranges exist than were asked for.' }),
+  },
+  { $id: 'SnapshotDiff' },
+);
+export type SnapshotDiff = Static<typeof SnapshotDiff>;
+
+export const Image = Type.Object(
+  {
+    name: Type.String(),
+    path: Type.String({ description: 'Path of the volume that holds it: /images/NAME.' }),
+    state: word(['importing', 'ready', 'incomplete'], '`incomplete`: left over; delete it.'),
+    sizeBytes: sizeBytes('Virtual size.'),
+    sha256: nullable(Type.String(), { description: 'Digest of the source file.' }),
+    source: nullable(Type.String(), { description: 'File or URL that it came from.' }),
+    format: nullable(Type.String(), { description: 'raw or qcow2.' }),
+    sourceBytes: nullable(sizeBytes('Bytes of the source file.')),
+    createdAt: timestamp('When the import began.'),
+    protected: Type.Boolean(),
+    labels,
+  },
+  { $id: 'Image', description: 'A read-only disk published for cloning.' },
+);
+export type Image = Static<typeof Image>;
+
+export const ImageList = Type.Object({ images: Type.Array(ref(Image)) }, { $id: 'ImageList' });
+
+export const ImageImport = Type.Object(
+  {
+    name: nameText('Name of the new image.'),
+    source: Type.String({
+      minLength: 1,
+      maxLength: 4096,
+      description: 'Absolute path of a file on the host of the agent, or an http(s) URL.',
+    }),
+    sha256: Type.Optional(
+      Type.String({
+        pattern: '^[0-9a-fA-F]{64}$',
+        description: 'Expected digest of the source file; a difference fails the import.',
+      }),
+    ),
+    format: Type.Optional(word(['raw', 'qcow2'], 'Found out when not given.')),
+    labels: Type.Optional(labels),
+  },
+  closed,
+);
+export type ImageImport = Static<typeof ImageImport>;
