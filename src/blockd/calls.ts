@@ -107,7 +107,8 @@ export class CallTable {
     // Late answer to a request that was given up.
     if (pending === undefined) return;
     if ('result' in message) pending.settle({ result: message['result'] });
-    else if ('error' in message) pending.settle({ error: decodeError(message['error'], this.#options.peer) });
+    else if ('error' in message)
+      pending.settle({ error: decodeError(message['error'], this.#options.peer) });
     else if (isProgress(message['progress'])) pending.onProgress?.(message['progress']);
     else
       throw new DvceError('PROTOCOL', {
@@ -159,7 +160,10 @@ export class Dispatcher {
     }
     const { id, method } = message;
     if (typeof id !== 'number' || !Number.isSafeInteger(id) || typeof method !== 'string')
-      throw new DvceError('PROTOCOL', { peer: 'the client', reason: 'a request needs id and method' });
+      throw new DvceError('PROTOCOL', {
+        peer: 'the client',
+        reason: 'a request needs id and method',
+      });
     if (this.#running.has(id))
       throw new DvceError('PROTOCOL', { peer: 'the client', reason: `request id ${id} is in use` });
     void this.#run(id, method, message['params'] ?? {});

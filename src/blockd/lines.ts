@@ -46,7 +46,10 @@ export class LineSplitter {
 }
 
 /** @returns the line of one message. Throws TOO_LARGE: the other side would end the connection. */
-export function encodeMessage(message: object, bytesMax: number = limits.controlMessageBytesMax): Buffer {
+export function encodeMessage(
+  message: object,
+  bytesMax: number = limits.controlMessageBytesMax,
+): Buffer {
   const line = Buffer.from(`${JSON.stringify(message)}\n`, 'utf8');
   if (line.length - 1 > bytesMax)
     throw new DvceError('TOO_LARGE', {
@@ -65,7 +68,8 @@ export function decodeMessage(line: string, peer: string): Readonly<Record<strin
   } catch (error) {
     throw new DvceError('PROTOCOL', { peer, reason: 'a line is not JSON' }, error);
   }
-  if (!isRecord(value)) throw new DvceError('PROTOCOL', { peer, reason: 'a line is not a JSON object' });
+  if (!isRecord(value))
+    throw new DvceError('PROTOCOL', { peer, reason: 'a line is not a JSON object' });
   return value;
 }
 

@@ -26,7 +26,12 @@ export interface VolumeInfo {
   readonly epoch: string;
   readonly log: string;
   readonly origin: { readonly path: string; readonly snapshot: string } | null;
-  readonly image: { readonly digest: string; readonly source: string; readonly format: string; readonly sourceBytes: number } | null;
+  readonly image: {
+    readonly digest: string;
+    readonly source: string;
+    readonly format: string;
+    readonly sourceBytes: number;
+  } | null;
   readonly snapshots: number;
   /** Present while open in this blockd. */
   readonly open: VolumeActivity | null;
@@ -102,29 +107,82 @@ type Labels = Readonly<Record<string, string>>;
 export interface ControlMethods {
   hello: { params: { version: number }; result: { version: number; release: string; pid: number } };
   status: { params: Record<string, never>; result: BlockdStatus };
-  'volume.create': { params: { path: string; sizeBytes: number; blockBytes?: 512 | 4096; labels?: Labels; protected?: boolean; journalBytes?: number; kind?: 'volume' | 'image' }; result: VolumeInfo };
-  'volume.list': { params: { prefix?: string; kind?: 'volume' | 'image' }; result: { volumes: VolumeInfo[] } };
+  'volume.create': {
+    params: {
+      path: string;
+      sizeBytes: number;
+      blockBytes?: 512 | 4096;
+      labels?: Labels;
+      protected?: boolean;
+      journalBytes?: number;
+      kind?: 'volume' | 'image';
+    };
+    result: VolumeInfo;
+  };
+  'volume.list': {
+    params: { prefix?: string; kind?: 'volume' | 'image' };
+    result: { volumes: VolumeInfo[] };
+  };
   'volume.get': { params: { path: string }; result: VolumeInfo };
   'volume.rename': { params: { path: string; to: string }; result: VolumeInfo };
-  'volume.update': { params: { path: string; labels?: Labels; protected?: boolean }; result: VolumeInfo };
-  'volume.resize': { params: { path: string; sizeBytes: number; shrink?: boolean }; result: VolumeInfo };
+  'volume.update': {
+    params: { path: string; labels?: Labels; protected?: boolean };
+    result: VolumeInfo;
+  };
+  'volume.resize': {
+    params: { path: string; sizeBytes: number; shrink?: boolean };
+    result: VolumeInfo;
+  };
   'volume.delete': { params: { path: string }; result: Record<string, never> };
   /** Without a snapshot in `source` one is taken first, named `clone-<time>`. */
-  'volume.clone': { params: { source: string; path: string; labels?: Labels; sizeBytes?: number; protected?: boolean }; result: VolumeInfo };
-  'volume.check': { params: { path: string }; result: { findings: CheckFinding[]; segments: number; bytes: number } };
+  'volume.clone': {
+    params: {
+      source: string;
+      path: string;
+      labels?: Labels;
+      sizeBytes?: number;
+      protected?: boolean;
+    };
+    result: VolumeInfo;
+  };
+  'volume.check': {
+    params: { path: string };
+    result: { findings: CheckFinding[]; segments: number; bytes: number };
+  };
   /** Give up what lies beyond a damaged journal record. */
-  'volume.recover': { params: { path: string; acceptLoss: boolean }; result: { lostFromSeq: string | null; recoveredBytes: number } };
+  'volume.recover': {
+    params: { path: string; acceptLoss: boolean };
+    result: { lostFromSeq: string | null; recoveredBytes: number };
+  };
   /** Keep the volume open for `attachId`; the answer says where its NBD server listens. Idempotent for the same id. */
-  'volume.attach': { params: { path: string; attachId: string; vm: string }; result: { socketPath: string; exportName: string; sizeBytes: number; blockBytes: 512 | 4096 } };
+  'volume.attach': {
+    params: { path: string; attachId: string; vm: string };
+    result: { socketPath: string; exportName: string; sizeBytes: number; blockBytes: 512 | 4096 };
+  };
   'volume.detach': { params: { path: string; attachId: string }; result: Record<string, never> };
   /** Turn a freshly filled volume into an image: snapshot `image`, facts kept, writes refused from now on. */
-  'image.publish': { params: { path: string; digest: string; source: string; format: 'raw' | 'qcow2'; sourceBytes: number }; result: VolumeInfo };
-  'snapshot.create': { params: { path: string; name: string; labels?: Labels; protected?: boolean }; result: SnapshotInfo };
+  'image.publish': {
+    params: {
+      path: string;
+      digest: string;
+      source: string;
+      format: 'raw' | 'qcow2';
+      sourceBytes: number;
+    };
+    result: VolumeInfo;
+  };
+  'snapshot.create': {
+    params: { path: string; name: string; labels?: Labels; protected?: boolean };
+    result: SnapshotInfo;
+  };
   'snapshot.list': { params: { path: string }; result: { snapshots: SnapshotInfo[] } };
   'snapshot.delete': { params: { path: string; name: string }; result: Record<string, never> };
   'snapshot.rollback': { params: { path: string; name: string }; result: VolumeInfo };
   /** `to` null: the current content. */
-  'snapshot.diff': { params: { path: string; from: string; to: string | null; limit?: number }; result: { ranges: DiffRange[]; changedBytes: number; truncated: boolean } };
+  'snapshot.diff': {
+    params: { path: string; from: string; to: string | null; limit?: number };
+    result: { ranges: DiffRange[]; changedBytes: number; truncated: boolean };
+  };
   /** Stop: close every volume cleanly, answer, end. `graceful` false skips the clean close (restart for upgrade). */
   shutdown: { params: { graceful: boolean }; result: Record<string, never> };
 }
@@ -139,8 +197,13 @@ export interface ControlProgress {
   readonly unit: string;
 }
 
-export type ControlRequest = { readonly id: number; readonly method: string; readonly params: unknown } | { readonly cancel: number };
+export type ControlRequest =
+  | { readonly id: number; readonly method: string; readonly params: unknown }
+  | { readonly cancel: number };
 export type ControlReply =
   | { readonly id: number; readonly result: unknown }
-  | { readonly id: number; readonly error: { readonly code: ErrorCode; readonly context: ErrorContext } }
+  | {
+      readonly id: number;
+      readonly error: { readonly code: ErrorCode; readonly context: ErrorContext };
+    }
   | { readonly id: number; readonly progress: ControlProgress };

@@ -1,0 +1,106 @@
+/**
+ * Schemas of the params of every control method: nothing that comes over the socket reaches a handler unchecked.
+ * Unknown members are refused, so that a misspelt option is an error and not a silent default.
+ */
+import { Ajv, type ValidateFunction } from 'ajv';
+import Type, { type TSchema } from 'typebox';
+import { DvceError } from '../base/index.ts';
+import type { ControlMethod, ControlParams } from './protocol.ts';
+
+/** Longest text that can be a path with 16 parts, a snapshot name and separators. */
+const pathCharactersMax = 1100;
+
+const path = Type.String({ minLength: 1, maxLength: pathCharactersMax });
+const name = Type.String({ minLength: 1, maxLength: 255 });
+const bytes = Type.Integer({ minimum: 0, maximum: Number.MAX_SAFE_INTEGER });
+const count = Type.Integer({ minimum: 1, maximum: 1_000_000 });
+const labels = Type.Record(
+  Type.String({ pattern: '^[A-Za-z0-9][A-Za-z0-9._/-]{0,62}$' }),
+  Type.String({ maxLength: 255 }),
+  { maxProperties: 64, additionalProperties: false },
+);
+const identifier = Type.String({ pattern: '^[A-Za-z0-9._:-]{1,128}$' });
+const flag = Type.Boolean();
+const kind = Type.Union([Type.Literal('volume'), Type.Literal('image')]);
+const optional = Type.Optional;
+
+const closed = (properties: Record<string, TSchema>): TSchema =>
+  Type.Object(properties, { additionalProperties: false });
+
+const schemas: Readonly<Record<ControlMethod, TSchema>> = {
+  // A newer client may say more about itself than this program knows.
+  hello: Type.Object({ version: Type.Integer({ minimum: 0, maximum: 1_000_000 }) }),
+  status: closed({}),
+  'volume.create': closed({
+    path,
+    sizeBytes: bytes,
+    blockBytes: optional(Type.Union([Type.Literal(512), Type.Literal(4096)])),
+    labels: optional(labels),
+    protected: optional(flag),
+    journalBytes: optional(bytes),
+    kind: optional(kind),
+  }),
+  'volume.list': closed({
+    prefix: optional(Type.String({ maxLength: pathCharactersMax })),
+    kind: optional(kind),
+  }),
+  'volume.get': closed({ path }),
+  'volume.rename': closed({ path, to: path }),
+  'volume.update': closed({ path, labels: optional(labels), protected: optional(flag) }),
+  'volume.resize': closed({ path, sizeBytes: bytes, shrink: optional(flag) }),
+  'volume.delete': closed({ path }),
+  'volume.clone': closed({
+    source: path,
+    path,
+    labels: optional(labels),
+    sizeBytes: optional(bytes),
+    protected: optional(flag),
+  }),
+  'volume.check': closed({ path }),
+  'volume.recover': closed({ path, acceptLoss: flag }),
+  'volume.attach': closed({ path, attachId: identifier, vm: Type.String({ maxLength: 255 }) }),
+  'volume.detach': closed({ path, attachId: identifier }),
+  'image.publish': closed({
+    path,
+    digest: Type.String({ pattern: '^sha256:[0-9a-f]{64}$' }),
+    source: Type.String({ maxLength: 4096 }),
+    format: Type.Union([Type.Literal('raw'), Type.Literal('qcow2')]),
+    sourceBytes: bytes,
+  }),
+  'snapshot.create': closed({ path, name, labels: optional(labels), protected: optional(flag) }),
+  'snapshot.list': closed({ path }),
+  'snapshot.delete': closed({ path, name }),
+  'snapshot.rollback': closed({ path, name }),
+  'snapshot.diff': closed({
+    path,
+    from: name,
+    to: Type.Union([name, Type.Null()]),
+    limit: optional(count),
+  }),
+  shutdown: closed({ graceful: flag }),
+};
+
+const ajv = new Ajv({ allErrors: false, strict: false });
+const validators = new Map<string, ValidateFunction>(
+  Object.entries(schemas).map(([method, schema]) => [method, ajv.compile(schema)]),
+);
+
+export function isControlMethod(method: string): method is ControlMethod {
+  return Object.hasOwn(schemas, method);
+}
+
+export const controlMethodNames = Object.keys(schemas).filter(isControlMethod);
+
+/** Check the params of a request. Throws INVALID_ARGUMENT naming the member. */
+export function checkParams<M extends ControlMethod>(method: M, params: unknown): ControlParams<M> {
+  const validate = validators.get(method);
+  if (validate?.(params)) return params as ControlParams<M>;
+  const first = validate?.errors?.[0];
+  const member = first?.instancePath.slice(1).replaceAll('/', '.') ?? '';
+  const extra = first?.params['additionalProperty'];
+  throw new DvceError('INVALID_ARGUMENT', {
+    what: member === '' ? `a request ${method}` : `"${member}" of a request ${method}`,
+    reason: `it ${first?.message ?? 'does not fit'}${typeof extra === 'string' ? `: ${extra}` : ''}`,
+    advice: 'See the control protocol in docs/operations.md.',
+  });
+}
