@@ -1,0 +1,122 @@
+/**
+ * The suites of the test command, in the order in which they run, each with its time budget. A suite over its budget
+ * fails. The budgets of the normal run sum to less than `totalSecondsMax`.
+ *
+ * A step is either a command, which counts as one test, or a set of test files, whose tests are counted. A test file may
+ * raise its own limit with a line `// limit: 300 s` among its first thirty.
+ */
+import { globSync, readFileSync } from 'node:fs';
+
+export interface CommandStep {
+  readonly name: string;
+  readonly command: readonly string[];
+  /** The step is skipped by name when this file does not exist. */
+  readonly needs?: string;
+}
+
+export interface Suite {
+  readonly name: string;
+  readonly budgetSeconds: number;
+  /** Limit of one file or command unless it states its own. */
+  readonly limitSeconds: number;
+  /** Test files that run at the same time. */
+  readonly jobs: number;
+  /** Only with --all or --only. */
+  readonly long?: true;
+  readonly before?: readonly CommandStep[];
+  /** Which test files belong to it, as globs. */
+  readonly files: readonly string[];
+  readonly after?: readonly CommandStep[];
+}
+
+/** The whole normal run on two cores, installation apart. */
+export const totalSecondsMax = 1200;
+
+export const simReport = 'node_modules/.cache/sim-report.json';
+
+const node = process.execPath;
+
+export const suites: readonly Suite[] = [
+  {
+    name: 'checks',
+    budgetSeconds: 150,
+    limitSeconds: 90,
+    jobs: 2,
+    before: [
+      { name: 'types: tsc', command: ['tsc'] },
+      { name: 'lint and format: biome', command: ['biome', 'ci', '--colors=off', '.'] },
+      { name: 'layers: dependency-cruiser', command: ['npm', 'run', '-s', 'layers'] },
+      { name: 'unused code: knip', command: ['knip', '--no-config-hints'] },
+      {
+        name: 'protocol rules and bugs have code and tests',
+        command: [node, 'scripts/check-protocol.ts', 'rules'],
+      },
+    ],
+    files: ['test/checks/**/*.test.ts'],
+  },
+  {
+    name: 'unit',
+    budgetSeconds: 300,
+    limitSeconds: 90,
+    jobs: 2,
+    files: ['test/**/*.test.ts'],
+  },
+  {
+    name: 'contract',
+    budgetSeconds: 60,
+    limitSeconds: 60,
+    jobs: 2,
+    files: ['test/contract/**/*.test.ts'],
+  },
+  {
+    name: 'sim',
+    budgetSeconds: 210,
+    limitSeconds: 180,
+    jobs: 2,
+    before: [
+      {
+        name: 'simulation slice',
+        command: [node, 'scripts/sim.ts', '--seconds', '120', '--report', simReport],
+        needs: 'scripts/sim.ts',
+      },
+      {
+        name: 'scenarios of the protocol fired in the simulation',
+        command: [node, 'scripts/check-protocol.ts', 'scenarios', '--report', simReport],
+        needs: 'scripts/sim.ts',
+      },
+    ],
+    files: ['test/sim/**/*.test.ts'],
+  },
+  {
+    name: 'system',
+    budgetSeconds: 470,
+    limitSeconds: 120,
+    jobs: 1,
+    files: ['test/system/**/*.test.ts'],
+  },
+  {
+    name: 'long',
+    budgetSeconds: 3600,
+    limitSeconds: 1800,
+    jobs: 1,
+    long: true,
+    files: ['test/long/**/*.test.ts'],
+  },
+];
+
+/** Test files of each suite: every file belongs to the suite whose folder it is in, the rest to `unit`. */
+export function filesOf(suite: Suite, root = '.'): string[] {
+  const own = globSync([...suite.files], { cwd: root });
+  if (suite.name !== 'unit') return own.sort();
+  const others = new Set(
+    suites.flatMap((other) => (other === suite ? [] : globSync([...other.files], { cwd: root }))),
+  );
+  return own.filter((file) => !others.has(file)).sort();
+}
+
+/** The limit of one test file in seconds. */
+export function limitOf(suite: Suite, file: string): number {
+  const head = readFileSync(file, 'utf8').split('\n', 30).join('\n');
+  const own = /^\/\/ limit: (\d+) s$/m.exec(head);
+  return own === null ? suite.limitSeconds : Number(own[1]);
+}
