@@ -46,15 +46,31 @@ export const limitTable = {
     'records kept in memory until a sync succeeded (rule J5)',
   ),
   mapCacheBytes: limit(64 * MiB, 'bytes', 'map pages in memory per volume'),
+  pagesPerSegment: limit(
+    12_288,
+    'count',
+    '48 MiB of map pages in one segment; a root with more spreads over several',
+  ),
   mapDirtyPercent: limit(
     50,
     'percent',
     'share of the map cache that may be dirty before a root is written',
   ),
+  overlayEntries: limit(
+    65_536,
+    'count',
+    'blocks a batch may name; 2 MiB of index and a few MiB of memory',
+  ),
+  recordPayloadBytes: limit(1 * MiB, 'bytes', 'a longer write becomes several journal records'),
   overlayPartialBlocks: limit(
     4096,
     'count',
     '16 MiB of blocks held in memory because only a part of them was written',
+  ),
+  tombstoneBlocksMin: limit(
+    256,
+    'count',
+    'a longer trim or zeroing is one range tombstone (J9), a shorter one an entry for each block',
   ),
   overlayTombstones: limit(
     64,
@@ -78,6 +94,18 @@ export const limitTable = {
   ),
   nbdHandshakeMs: limit(15_000, 'ms', 'a half-open connection is dropped after this time'),
   nbdConnectionsMax: limit(1024, 'count', 'connections of one server'),
+  nbdHalfOpenMax: limit(
+    128,
+    'count',
+    'connections that have not chosen an export yet; the oldest makes room for the newest',
+  ),
+  nbdDrainedOptionBytesMax: limit(
+    1 * MiB,
+    'bytes',
+    'longer option data is not even drained: the connection is dropped',
+  ),
+  nbdMetaQueriesMax: limit(64, 'count', 'metadata contexts asked for at once; one exists'),
+  nbdListMax: limit(10_000, 'count', 'exports named in one answer to LIST'),
   nbdInFlightPerConnection: limit(
     256,
     'count',
@@ -88,6 +116,31 @@ export const limitTable = {
     'bytes',
     'payload in flight on a connection; more is left in the socket',
   ),
+  nbdBytesPerServer: limit(
+    256 * MiB,
+    'bytes',
+    'payload in flight on all connections; above it each has one request at a time',
+  ),
+  nbdSkippedBytesMax: limit(
+    64 * MiB,
+    'bytes',
+    'a refused write up to this size is read and answered; above it the connection is dropped',
+  ),
+  nbdErrorTextBytes: limit(4096, 'bytes', 'strings of the NBD protocol'),
+  nbdExtentsMax: limit(8192, 'count', 'extents in one answer; the client asks again for the rest'),
+  nbdCloseMs: limit(30_000, 'ms', 'requests in flight may take this long when a server closes'),
+  nbdClientConnectMs: limit(15_000, 'ms', 'connecting to an NBD server, negotiation included'),
+  nbdClientStallMs: limit(
+    120_000,
+    'ms',
+    'a server that answers nothing for so long while requests wait is taken for dead',
+  ),
+  nbdClientHandshakeBytesMax: limit(
+    1 * MiB,
+    'bytes',
+    'one option reply of a server; longer is no honest answer',
+  ),
+  copyOnWriteBytesMax: limit(1 * GiB, 'bytes', 'blocks that one copy-on-write wrapper may hold'),
   controlMessageBytesMax: limit(4 * MiB, 'bytes', 'one message on the control socket'),
   controlConnectionsMax: limit(64, 'count', 'clients of the control socket: agent, CLI, jobs'),
   controlInFlightMax: limit(
@@ -100,6 +153,11 @@ export const limitTable = {
   controlProgressMs: limit(250, 'ms', 'at most one progress message in this time per request'),
   controlListMax: limit(10_000, 'count', 'volumes in one answer of volume.list'),
   diffRangesMax: limit(20_000, 'count', 'ranges in one answer of snapshot.diff'),
+  threadPoolThreads: limit(
+    16,
+    'count',
+    "rule N5: libuv's pool of blockd, for all its threads; what is in flight per disk stays below it",
+  ),
   workersMax: limit(64, 'count', 'worker threads of one blockd'),
   workerInFlightMax: limit(256, 'count', 'requests from the main thread to one worker at a time'),
   workerCallMs: limit(
@@ -126,6 +184,7 @@ export const limitTable = {
     'ms',
     'a blockd that lived this long starts over at the first wait',
   ),
+  blockdPollMs: limit(50, 'ms', 'pause between two questions whether a started blockd answers'),
   blockdStartMs: limit(30_000, 'ms', 'deadline for a started blockd to answer hello'),
   shutdownMs: limit(
     60_000,
@@ -136,11 +195,45 @@ export const limitTable = {
   reapRetryMs: limit(60_000, 'ms', 'background deletion is tried again after a failure'),
   logFileBytes: limit(32 * MiB, 'bytes', 'blockd.log is moved to blockd.log.1 beyond this size'),
   documentBytesMax: limit(1 * MiB, 'bytes', 'one JSON document of the store'),
+  documentMarks: limit(
+    16,
+    'count',
+    'versions that may follow while a writer learns whether its own one was taken (rule S2)',
+  ),
+  documentHints: limit(4096, 'count', 'documents whose newest version is remembered (rule P4)'),
+  documentTries: limit(
+    16,
+    'count',
+    'a compare-and-swap that keeps losing ends as CONFLICT after this many tries',
+  ),
+  labelCharactersMax: limit(255, 'count', 'value of one label'),
+  documentReadAttempts: limit(
+    16,
+    'count',
+    'a reader starts again when versions are pruned under its eyes',
+  ),
+  storeKeyBytesMax: limit(
+    512,
+    'bytes',
+    'longest key; paths below it stay within the 4096 of the system',
+  ),
+  storePublishAttempts: limit(
+    4,
+    'count',
+    'a publish starts again when its directory is removed under its eyes',
+  ),
+  storeDirectoriesKnown: limit(
+    65_536,
+    'count',
+    'directories remembered as durable; beyond it all are checked again',
+  ),
   storeReserveBytes: limit(
     256 * MiB,
     'bytes',
     'rule S9: free space kept for roots, trims and cleaning',
   ),
+  segmentKeysMax: limit(4096, 'count', 'texts of segment keys kept per open log'),
+  listPageEntries: limit(1000, 'count', 'entries asked from a store at once'),
   openFilesPerStore: limit(256, 'count', 'segment files kept open for reading'),
   imageBytesMax: limit(4 * TiB, 'bytes', 'virtual size of an image that may be imported'),
   downloadBytesMax: limit(256 * GiB, 'bytes', 'one download of an image'),
@@ -171,6 +264,58 @@ export const limitTable = {
   ),
   agentStartMs: limit(30_000, 'ms', 'how long "dvce up" waits for the agent to answer'),
   agentStopMs: limit(60_000, 'ms', 'how long "dvce down" waits for agent and blockd to end'),
+  vmCpusMax: limit(
+    64,
+    'count',
+    'virtual processors of one VM; far below what the machine types take',
+  ),
+  vmMemoryBytesMin: limit(32 * MiB, 'bytes', 'less boots no operating system'),
+  vmMemoryBytesMax: limit(4 * TiB, 'bytes', 'what the q35 machine type addresses'),
+  vmDisksMax: limit(16, 'count', 'one PCI slot each, with slots left for the other devices'),
+  vmStartMs: limit(
+    45_000,
+    'ms',
+    'until the control socket of a new guest answers; longer than vmDiskOpenMs',
+  ),
+  vmDiskOpenMs: limit(30_000, 'ms', 'how long the hypervisor tries to reach a disk when it starts'),
+  vmDiskReconnectMs: limit(
+    600_000,
+    'ms',
+    'guest I/O waits this long for blockd to come back before the guest is stopped',
+  ),
+  vmContinueMs: limit(1000, 'ms', 'a guest stopped by an I/O error is tried again this often'),
+  vmWatchMs: limit(1000, 'ms', 'a running guest is looked at this often'),
+  vmReadyMs: limit(60_000, 'ms', 'a guest that gives no sign counts as ready after this time'),
+  vmReadyPollMs: limit(250, 'ms', 'the console log is read this often until the guest is ready'),
+  vmAgentPingMs: limit(5000, 'ms', 'a guest agent that does not answer is asked again this often'),
+  vmPowerButtonMs: limit(
+    10_000,
+    'ms',
+    'the power button is pressed again: a guest that was still booting missed the first time',
+  ),
+  vmQuitMs: limit(2000, 'ms', 'a guest that is ended may close its disks within this time'),
+  vmKillMs: limit(10_000, 'ms', 'a killed process must be gone within this time'),
+  vmProbeMs: limit(
+    5000,
+    'ms',
+    'a probe guest ends within 0.5 s where virtualisation works; where it only seems to, it hangs',
+  ),
+  vmProbeEmulatedMs: limit(30_000, 'ms', 'the same for emulation on a busy host'),
+  vmConsoleLogBytesMax: limit(
+    16 * MiB,
+    'bytes',
+    'console log of one boot; a larger one becomes the old one and starts again',
+  ),
+  vmConsoleLineBytesMax: limit(
+    4 * KiB,
+    'bytes',
+    'a console line is matched against the ready pattern up to this length',
+  ),
+  vmReadyPatternMs: limit(100, 'ms', 'one match of a ready pattern; a slower one counts as none'),
+  vmReadyPatternCharactersMax: limit(256, 'count', 'a ready pattern is one line of text'),
+  qmpMessageBytesMax: limit(4 * MiB, 'bytes', 'one message of the hypervisor'),
+  qmpCommandMs: limit(10_000, 'ms', 'one command to the hypervisor'),
+  qmpInFlightMax: limit(32, 'count', 'commands to one hypervisor that wait for their answer'),
 } as const satisfies Record<string, Limit>;
 
 export type LimitName = keyof typeof limitTable;

@@ -31,7 +31,14 @@ export interface VmDefinition {
   readonly readyPattern: string | null;
 }
 
-export type VmPhase = 'stopped' | 'starting' | 'running' | 'paused' | 'io-error' | 'stopping' | 'crashed';
+export type VmPhase =
+  | 'stopped'
+  | 'starting'
+  | 'running'
+  | 'paused'
+  | 'io-error'
+  | 'stopping'
+  | 'crashed';
 
 export interface VmObservation {
   readonly phase: VmPhase;
