@@ -69,12 +69,6 @@ export const bans: readonly Ban[] = [
     allowed: { 'src/cli/main.ts': start, 'src/agent/main.ts': start, 'src/blockd/main.ts': start },
   },
   {
-    name: 'allocUnsafe',
-    pattern: /\ballocUnsafe\s*\(/g,
-    instead: 'use Buffer.alloc, or allocUnsafeSlow where every byte is written at once (rule N5)',
-    allowed: {},
-  },
-  {
     name: 'exec',
     pattern: /\b(execSync|exec)\s*\(\s*['"`]|\bshell:\s*true/g,
     instead: 'spawn a program with an argument array',
