@@ -70,6 +70,14 @@ export class BlockdClient {
     }
   }
 
+  /** Resolves when the connection that `hello` or a call made is over; keeps the process alive until then. */
+  async ended(): Promise<void> {
+    const socket = this.#connection?.socket;
+    if (socket === undefined || socket.destroyed) return;
+    socket.ref();
+    await new Promise<void>((resolve) => socket.once('close', () => resolve()));
+  }
+
   #connect(): Connection {
     if (this.#connection !== undefined) return this.#connection;
     const socket = createConnection(this.#options.socketPath);

@@ -4,4 +4,6 @@
  */
 export type { CallOptions } from './calls.ts';
 export { BlockdClient, type BlockdClientOptions } from './client.ts';
+export { type DataDirectory, dataDirectory } from './data-directory.ts';
+export { blockdEntry, type EnsureBlockdOptions, ensureBlockd } from './ensure.ts';
 export * from './protocol.ts';

@@ -1,0 +1,170 @@
+/** The options of a blockd process, from its command line. */
+import { parseArgs } from 'node:util';
+import { DvceError, limits, parseSize } from '../base/index.ts';
+
+export const logLevels = ['debug', 'info', 'warn', 'error'] as const;
+export type LogLevel = (typeof logLevels)[number];
+
+export interface BlockdOptions {
+  readonly dataDirectory: string;
+  /** undefined: `<data>/store`. */
+  readonly storeDirectory: string | undefined;
+  readonly nbdTcp: { readonly host: string; readonly port: number } | null;
+  /** Holds server-cert.pem, server-key.pem and, for client certificates, ca-cert.pem. */
+  readonly nbdTlsDirectory: string | null;
+  /** Serve TCP without TLS. */
+  readonly nbdInsecure: boolean;
+  /** Journal quota of volumes created without one of their own. */
+  readonly journalBytes: number;
+  /** undefined: as many as there are cores, at most 4. */
+  readonly workers: number | undefined;
+  readonly logLevel: LogLevel;
+  /** Write the log to stderr too. */
+  readonly foreground: boolean;
+}
+
+export const blockdUsage = `Usage: dvce blockd --data-dir DIR [options]
+
+The data process of a node: opens volumes and serves them over NBD.
+
+Options:
+  --data-dir DIR         where this node keeps its state; one blockd per directory
+  --store DIR            embedded store (default: DIR/store)
+  --nbd-tcp HOST:PORT    serve NBD over TCP too; needs --nbd-tls-dir or --nbd-insecure
+  --nbd-tls-dir DIR      server-cert.pem, server-key.pem, ca-cert.pem (client certificates are required when it is there)
+  --nbd-insecure         serve TCP without TLS
+  --journal-bytes SIZE   default journal quota of a new volume (default: 128MiB)
+  --workers N            worker threads (default: cores, at most 4)
+  --log-level LEVEL      debug, info, warn or error (default: info)
+  --foreground           write the log to stderr too
+  --supervise            keep a blockd running: start it detached, restart it when it dies
+  --help                 this text
+`;
+
+const optionTable = {
+  'data-dir': { type: 'string' },
+  store: { type: 'string' },
+  'nbd-tcp': { type: 'string' },
+  'nbd-tls-dir': { type: 'string' },
+  'nbd-insecure': { type: 'boolean' },
+  'journal-bytes': { type: 'string' },
+  workers: { type: 'string' },
+  'log-level': { type: 'string' },
+  foreground: { type: 'boolean' },
+  supervise: { type: 'boolean' },
+  help: { type: 'boolean' },
+} as const;
+
+export type BlockdCommand =
+  | { readonly kind: 'help' }
+  | { readonly kind: 'run' | 'supervise'; readonly options: BlockdOptions };
+
+function invalid(what: string, reason: string, advice: string): DvceError {
+  return new DvceError('INVALID_ARGUMENT', { what, reason, advice });
+}
+
+type Values = ReturnType<typeof parse>['values'];
+
+function parse(argv: readonly string[]) {
+  try {
+    return parseArgs({ args: [...argv], options: optionTable, strict: true });
+  } catch (error) {
+    const reason = error instanceof Error ? error.message : String(error);
+    throw invalid('the command line of blockd', reason, 'See: dvce blockd --help');
+  }
+}
+
+/** Throws INVALID_ARGUMENT that names the option. */
+export function parseBlockdArguments(argv: readonly string[]): BlockdCommand {
+  const { values } = parse(argv);
+  if (values.help === true) return { kind: 'help' };
+  const dataDirectory = values['data-dir'];
+  if (dataDirectory === undefined || dataDirectory === '')
+    throw invalid('the command line of blockd', '--data-dir is missing', 'See: dvce blockd --help');
+  const options: BlockdOptions = {
+    dataDirectory,
+    storeDirectory: values.store,
+    ...parseNetwork(values),
+    journalBytes:
+      values['journal-bytes'] === undefined
+        ? limits.journalBytes
+        : parseSize(values['journal-bytes']),
+    workers: parseWorkers(values.workers),
+    logLevel: parseLevel(values['log-level']),
+    foreground: values.foreground ?? false,
+  };
+  return { kind: values.supervise === true ? 'supervise' : 'run', options };
+}
+
+function parseNetwork(
+  values: Values,
+): Pick<BlockdOptions, 'nbdTcp' | 'nbdTlsDirectory' | 'nbdInsecure'> {
+  const nbdTcp = values['nbd-tcp'] === undefined ? null : parseAddress(values['nbd-tcp']);
+  const nbdTlsDirectory = values['nbd-tls-dir'] ?? null;
+  const nbdInsecure = values['nbd-insecure'] ?? false;
+  // Invariant 10: a port that anyone may reach needs TLS, or somebody who said that it does not.
+  if (nbdTcp !== null && nbdTlsDirectory === null && !nbdInsecure)
+    throw invalid(
+      '--nbd-tcp',
+      'NBD over TCP needs TLS',
+      'Give --nbd-tls-dir DIR, or --nbd-insecure where the network is trusted.',
+    );
+  if (nbdTlsDirectory !== null && nbdInsecure)
+    throw invalid('--nbd-insecure', 'it contradicts --nbd-tls-dir', 'Give one of them.');
+  return { nbdTcp, nbdTlsDirectory, nbdInsecure };
+}
+
+/** `HOST:PORT`, `[V6]:PORT`. */
+function parseAddress(text: string): { host: string; port: number } {
+  const match = /^(?:\[([0-9a-fA-F:.]+)\]|([^:[\]]+)):(\d{1,5})$/.exec(text);
+  const host = match?.[1] ?? match?.[2];
+  const port = Number(match?.[3]);
+  if (host === undefined || port > 65_535)
+    throw invalid(
+      '--nbd-tcp',
+      `${JSON.stringify(text)} is not HOST:PORT`,
+      'For example 0.0.0.0:10809.',
+    );
+  return { host, port };
+}
+
+function parseWorkers(text: string | undefined): number | undefined {
+  if (text === undefined) return undefined;
+  const count = Number(text);
+  if (!/^\d+$/.test(text) || count < 1 || count > limits.workersMax)
+    throw invalid(
+      '--workers',
+      `${JSON.stringify(text)} is not a number from 1 to ${limits.workersMax}`,
+      '',
+    );
+  return count;
+}
+
+function parseLevel(text: string | undefined): LogLevel {
+  if (text === undefined) return 'info';
+  const level = logLevels.find((known) => known === text);
+  if (level === undefined)
+    throw invalid(
+      '--log-level',
+      `${JSON.stringify(text)} is not one of ${logLevels.join(', ')}`,
+      '',
+    );
+  return level;
+}
+
+/** The command line that gives these options again; the launcher starts blockd with it. */
+export function formatBlockdArguments(options: BlockdOptions): string[] {
+  const argv = ['--data-dir', options.dataDirectory];
+  if (options.storeDirectory !== undefined) argv.push('--store', options.storeDirectory);
+  if (options.nbdTcp !== null) {
+    const { host, port } = options.nbdTcp;
+    argv.push('--nbd-tcp', `${host.includes(':') ? `[${host}]` : host}:${port}`);
+  }
+  if (options.nbdTlsDirectory !== null) argv.push('--nbd-tls-dir', options.nbdTlsDirectory);
+  if (options.nbdInsecure) argv.push('--nbd-insecure');
+  argv.push('--journal-bytes', String(options.journalBytes));
+  if (options.workers !== undefined) argv.push('--workers', String(options.workers));
+  argv.push('--log-level', options.logLevel);
+  if (options.foreground) argv.push('--foreground');
+  return argv;
+}

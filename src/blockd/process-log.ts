@@ -1,0 +1,43 @@
+/**
+ * The log of blockd: JSON lines in `<data>/log/blockd.log`, and on stderr in the foreground. Every thread opens the file for
+ * itself, appending whole lines synchronously, so that the last words of a dying process are there.
+ */
+import { copyFileSync, statSync, truncateSync } from 'node:fs';
+import { destination, multistream, pino } from 'pino';
+import { type Logger, limits, systemCode } from '../base/index.ts';
+import type { LogLevel } from './options.ts';
+
+export interface ProcessLogOptions {
+  readonly path: string;
+  readonly level: LogLevel;
+  readonly foreground: boolean;
+  /** Appears in every line: `main`, `worker-0`, `launcher`. */
+  readonly thread: string;
+}
+
+export function openProcessLog(options: ProcessLogOptions): Logger {
+  const { path, level, foreground, thread } = options;
+  const streams = [
+    { level, stream: destination({ dest: path, append: true, sync: true, mode: 0o640 }) },
+    ...(foreground ? [{ level, stream: destination({ dest: 2, sync: true }) }] : []),
+  ];
+  return pino(
+    { level, base: { pid: process.pid, thread }, timestamp: pino.stdTimeFunctions.isoTime },
+    multistream(streams),
+  );
+}
+
+/**
+ * Keep the log below its limit: beyond it the content is copied to `.1` and the file emptied in place, because several
+ * threads have it open for appending. A line written between the two steps is lost; that is the price of one file.
+ */
+export function rotateLog(path: string): void {
+  try {
+    if (statSync(path).size < limits.logFileBytes) return;
+  } catch (error) {
+    if (systemCode(error) === 'ENOENT') return;
+    throw error;
+  }
+  copyFileSync(path, `${path}.1`);
+  truncateSync(path, 0);
+}

@@ -1,0 +1,392 @@
+/**
+ * Which volumes and snapshots this blockd has open, where, for whom. Everything that opens, closes or counts users of a volume
+ * passes here, one at a time per volume (`exclusive`).
+ *
+ *   closed --attach--> attached (in the open table; clients name PATH?attach=ID at the volume's own socket)
+ *     |  <--detach--
+ *     +--acquire--> on demand (users > 0) --last user leaves--> idle --exportIdleMs--> closed, cleanly
+ *
+ * Invariants:
+ * - at most one of attached and on demand per volume: one writable opener's name is valid at a time; snapshots are exports of
+ *   their own and hinder nobody, but their volume is not deleted while they have users;
+ * - an attachment survives every restart of blockd until it is detached (N3); what could not be opened again is tried again;
+ * - a volume that crashed this process repeatedly is opened read-only (N4).
+ */
+import {
+  DvceError,
+  type Logger,
+  limits,
+  type Random,
+  type SnapshotName,
+  type Timer,
+  type Timers,
+  toDvceError,
+  type VolumeId,
+} from '../base/index.ts';
+import { type DataDirectory, volumeSocket } from './data-directory.ts';
+import type { Attachment, OpenTable } from './open-table.ts';
+import type { VolumeActivity } from './protocol.ts';
+import { Turns } from './turns.ts';
+import type { WorkerPool, WorkerThread } from './worker-pool.ts';
+import { type ExportKey, exportKey, type OpenedFacts } from './worker-protocol.ts';
+
+/** An export that is open in a worker. */
+export interface Hosted {
+  readonly key: ExportKey;
+  readonly volume: VolumeId;
+  readonly snapshot: SnapshotName | null;
+  readonly thread: WorkerThread;
+  readonly socketPath: string;
+  readonly exportName: string;
+  readonly attachment: Attachment | null;
+  facts: OpenedFacts;
+  /** Clients relayed through the front sockets. */
+  users: number;
+  idle: Timer | undefined;
+}
+
+export interface VolumesOptions {
+  readonly directory: DataDirectory;
+  readonly pool: WorkerPool;
+  readonly table: OpenTable;
+  readonly timers: Timers;
+  readonly random: Random;
+  readonly logger: Logger;
+  /** The volume's writer generation now, for the open table. */
+  readonly epochOf: (volume: VolumeId) => Promise<string>;
+}
+
+interface OpenRequest {
+  readonly volume: VolumeId;
+  readonly snapshot: SnapshotName | null;
+  readonly path: string;
+  readonly attachment: Attachment | null;
+}
+
+export class Volumes {
+  readonly #options: VolumesOptions;
+  readonly #hosted = new Map<ExportKey, Hosted>();
+  readonly #turns = new Turns();
+  /** Attached volumes that could not be opened yet. */
+  readonly #retries = new Map<VolumeId, Timer>();
+  #stopping = false;
+
+  constructor(options: VolumesOptions) {
+    this.#options = options;
+  }
+
+  get openCount(): number {
+    return this.#hosted.size;
+  }
+
+  /** Run `task` when nothing else changes the volume's being open. */
+  exclusive<T>(volume: VolumeId, task: () => Promise<T>): Promise<T> {
+    return this.#turns.run(volume, task);
+  }
+
+  /** The writable export of the volume, if open. */
+  find(volume: VolumeId): Hosted | undefined {
+    return this.#hosted.get(exportKey(volume));
+  }
+
+  /** Why the volume may not be changed underneath its user, or undefined. Snapshots count only for `withSnapshots`. */
+  inUse(volume: VolumeId, withSnapshots = false): string | undefined {
+    const attachment = this.#options.table.find(volume);
+    if (attachment !== undefined) return `it is attached to ${attachment.vm}`;
+    for (const hosted of this.#hosted.values()) {
+      if (hosted.volume !== volume || hosted.users === 0) continue;
+      if (hosted.snapshot === null) return `${hosted.users} NBD clients are connected to it`;
+      if (withSnapshots)
+        return `${hosted.users} NBD clients are connected to its snapshot ${hosted.snapshot}`;
+    }
+    return undefined;
+  }
+
+  /** Refuse with IN_USE, or close what is open but unused. In the volume's turn. */
+  async closeUnused(volume: VolumeId, path: string, withSnapshots = false): Promise<void> {
+    const reason = this.inUse(volume, withSnapshots);
+    if (reason !== undefined) throw inUse(path, reason);
+    for (const hosted of [...this.#hosted.values()])
+      if (hosted.volume === volume && (hosted.snapshot === null || withSnapshots))
+        await this.#close(hosted);
+  }
+
+  /** Refuse with IN_USE while a snapshot has users, or close it. In the volume's turn. */
+  async closeSnapshot(volume: VolumeId, snapshot: SnapshotName, path: string): Promise<void> {
+    const hosted = this.#hosted.get(exportKey(volume, snapshot));
+    if (hosted === undefined) return;
+    if (hosted.users > 0)
+      throw inUse(`${path}@${snapshot}`, 'NBD clients are connected to it', 'snapshot');
+    await this.#close(hosted);
+  }
+
+  /** Run `task` with the writable export open; close it again when nobody had it open. In the volume's turn. */
+  async withOpen<T>(
+    volume: VolumeId,
+    path: string,
+    task: (hosted: Hosted) => Promise<T>,
+  ): Promise<T> {
+    const open = this.find(volume);
+    if (open !== undefined) return task(open);
+    const hosted = await this.#open({ volume, snapshot: null, path, attachment: null });
+    try {
+      return await task(hosted);
+    } finally {
+      await this.#close(hosted);
+    }
+  }
+
+  /** Idempotent per attach id. */
+  attach(volume: VolumeId, path: string, attachId: string, vm: string): Promise<Hosted> {
+    return this.exclusive(volume, async () => {
+      const { table, epochOf } = this.#options;
+      const attached = table.find(volume);
+      if (attached !== undefined) {
+        if (attached.attachId !== attachId)
+          throw inUse(path, `it is attached to ${attached.vm} as ${attached.attachId}`);
+        return this.find(volume) ?? this.#resume(attached);
+      }
+      await this.closeUnused(volume, path);
+      const attachment = { volume, path, attachId, vm, epoch: '' };
+      const hosted = await this.#open({ volume, snapshot: null, path, attachment });
+      try {
+        await table.attach({ ...attachment, epoch: await epochOf(volume) });
+      } catch (error) {
+        await this.#close(hosted);
+        throw error;
+      }
+      return hosted;
+    });
+  }
+
+  /** Drops the guest's connections. Detaching what is not attached succeeds. */
+  detach(volume: VolumeId, path: string, attachId: string): Promise<void> {
+    return this.exclusive(volume, async () => {
+      const { table } = this.#options;
+      const attached = table.find(volume);
+      if (attached === undefined) return;
+      if (attached.attachId !== attachId)
+        throw inUse(path, `it is attached to ${attached.vm} as ${attached.attachId}`);
+      this.#retries.get(volume)?.cancel();
+      this.#retries.delete(volume);
+      const hosted = this.find(volume);
+      if (hosted !== undefined) await this.#close(hosted);
+      await table.detach(volume);
+    });
+  }
+
+  /**
+   * Another user of an export: open on demand. With `attachId` the attached volume itself, without it a volume that is not
+   * attached. Every `acquire` needs one `release`.
+   */
+  acquire(
+    volume: VolumeId,
+    path: string,
+    snapshot: SnapshotName | null,
+    attachId: string | null,
+  ): Promise<Hosted> {
+    return this.exclusive(volume, async () => {
+      const attached = snapshot === null ? this.#options.table.find(volume) : undefined;
+      if (attached !== undefined && attached.attachId !== attachId)
+        throw inUse(path, `it is attached to ${attached.vm}`);
+      if (attached === undefined && attachId !== null)
+        throw new DvceError('NOT_FOUND', { kind: 'attachment', name: attachId });
+      const hosted =
+        this.#hosted.get(exportKey(volume, snapshot ?? undefined)) ??
+        (await this.#open({ volume, snapshot, path, attachment: attached ?? null }));
+      hosted.users += 1;
+      hosted.idle?.cancel();
+      hosted.idle = undefined;
+      return hosted;
+    });
+  }
+
+  release(hosted: Hosted): void {
+    hosted.users -= 1;
+    if (hosted.users > 0 || hosted.attachment !== null) return;
+    hosted.idle?.cancel();
+    hosted.idle = this.#options.timers.after(
+      limits.exportIdleMs,
+      () => void this.#closeIdle(hosted),
+    );
+  }
+
+  async #closeIdle(hosted: Hosted): Promise<void> {
+    try {
+      await this.exclusive(hosted.volume, async () => {
+        const idle = hosted.users === 0 && this.#hosted.get(hosted.key) === hosted;
+        if (idle && !this.#stopping) await this.#close(hosted);
+      });
+    } catch (error) {
+      this.#options.logger.error(
+        { err: error, volume: hosted.volume },
+        'an idle volume did not close',
+      );
+    }
+  }
+
+  async activity(volume: VolumeId): Promise<VolumeActivity | null> {
+    const hosted = this.find(volume);
+    if (hosted === undefined) return null;
+    try {
+      const activity = await hosted.thread.call('export.activity', { key: hosted.key });
+      return { ...activity, attachId: hosted.attachment?.attachId ?? null };
+    } catch (error) {
+      // Closed in between: that is an answer too.
+      if (error instanceof DvceError && error.code === 'VOLUME_CLOSED') return null;
+      throw error;
+    }
+  }
+
+  /** The head has the new size already (G6). In the volume's turn. */
+  async grow(volume: VolumeId, sizeBytes: number): Promise<void> {
+    const hosted = this.find(volume);
+    if (hosted === undefined) return;
+    await hosted.thread.call('export.grow', { key: hosted.key, sizeBytes });
+    hosted.facts = { ...hosted.facts, sizeBytes };
+  }
+
+  /** After a start: open every attached volume again (R), each on its own; what fails is tried again later. */
+  resumeAll(): void {
+    for (const attachment of this.#options.table.attached)
+      this.#resumeLater(attachment, 0, limits.resumeRetryMsMin);
+  }
+
+  #resumeLater(attachment: Attachment, delayMs: number, nextMs: number): void {
+    const { timers, table, logger } = this.#options;
+    const { volume } = attachment;
+    const attempt = async (): Promise<void> => {
+      this.#retries.delete(volume);
+      if (this.#stopping || table.find(volume)?.attachId !== attachment.attachId) return;
+      try {
+        await this.exclusive(volume, async () => {
+          if (this.find(volume) === undefined) await this.#resume(attachment);
+        });
+      } catch (error) {
+        const known = toDvceError(error);
+        const fields = {
+          volume,
+          path: attachment.path,
+          vm: attachment.vm,
+          code: known.code,
+          err: error,
+        };
+        // The head belongs to another writer: only the agent's next attach may try again (R3).
+        if (known.code === 'FENCED')
+          logger.error(fields, 'an attached volume was taken over by another writer');
+        else {
+          logger.error(
+            { ...fields, retryMs: nextMs },
+            'an attached volume could not be opened again',
+          );
+          this.#resumeLater(attachment, nextMs, Math.min(nextMs * 2, limits.resumeRetryMsMax));
+        }
+      }
+    };
+    this.#retries.set(
+      volume,
+      timers.after(delayMs, () => void attempt()),
+    );
+  }
+
+  async #resume(attachment: Attachment): Promise<Hosted> {
+    const { volume, path } = attachment;
+    return this.#open({ volume, snapshot: null, path, attachment });
+  }
+
+  /** After a crash that was charged to a volume, one by one, so that the next crash has one culprit (N4). */
+  #open(request: OpenRequest): Promise<Hosted> {
+    const { table } = this.#options;
+    if (!table.openOneByOne || request.snapshot !== null) return this.#openNow(request);
+    return this.#turns.run('', () => this.#openNow(request));
+  }
+
+  async #openNow(request: OpenRequest): Promise<Hosted> {
+    const { directory, pool, table, random, logger } = this.#options;
+    const { volume, snapshot, path, attachment } = request;
+    if (this.#stopping)
+      throw new DvceError('BLOCKD_UNAVAILABLE', {
+        where: directory.controlSocket,
+        reason: 'it is ending',
+      });
+    if (this.#hosted.size >= limits.openVolumesMax)
+      throw inUse(path, `${limits.openVolumesMax} volumes are open already`);
+    const key = exportKey(volume, snapshot ?? undefined);
+    const thread = pool.leastLoaded();
+    const readOnlyReason = snapshot === null ? table.crashLoop(volume) : null;
+    const exportName =
+      attachment === null
+        ? `internal-${random.bytes(16).toString('hex')}`
+        : `${attachment.path}?attach=${attachment.attachId}`;
+    const socketPath = volumeSocket(directory, volume, snapshot ?? undefined);
+    if (readOnlyReason !== null)
+      logger.error({ volume, path, readOnlyReason }, 'opening read-only');
+    thread.exports.add(key);
+    try {
+      if (snapshot === null) await table.opening(volume);
+      const description = snapshot === null ? path : `${path}@${snapshot}`;
+      const facts = await thread.call('export.open', {
+        key,
+        volume,
+        snapshot,
+        socketPath,
+        exportName,
+        description,
+        readOnlyReason,
+      });
+      const hosted: Hosted = {
+        key,
+        volume,
+        snapshot,
+        thread,
+        socketPath,
+        exportName,
+        attachment,
+        facts,
+        users: 0,
+        idle: undefined,
+      };
+      this.#hosted.set(key, hosted);
+      logger.info(
+        { volume, path, snapshot, worker: thread.index, attached: attachment?.vm },
+        'opened',
+      );
+      return hosted;
+    } catch (error) {
+      thread.exports.delete(key);
+      throw error;
+    } finally {
+      if (snapshot === null) await table.opened(volume);
+    }
+  }
+
+  async #close(hosted: Hosted): Promise<void> {
+    hosted.idle?.cancel();
+    // Gone from here first: nobody may be handed an export that is closing. The turn keeps openers out.
+    this.#hosted.delete(hosted.key);
+    try {
+      await hosted.thread.call('export.close', { key: hosted.key });
+      const { volume, snapshot } = hosted;
+      this.#options.logger.info({ volume, snapshot }, 'closed');
+    } finally {
+      hosted.thread.exports.delete(hosted.key);
+    }
+  }
+
+  /** Open and close nothing more; resolves when what was under way has ended. The workers close what is open. */
+  async stop(): Promise<void> {
+    this.#stopping = true;
+    for (const timer of this.#retries.values()) timer.cancel();
+    for (const hosted of this.#hosted.values()) hosted.idle?.cancel();
+    await this.#turns.idle();
+  }
+}
+
+function inUse(name: string, reason: string, kind = 'volume'): DvceError {
+  return new DvceError('IN_USE', {
+    kind,
+    name,
+    reason,
+    advice: 'Stop what uses it, then repeat the command.',
+  });
+}

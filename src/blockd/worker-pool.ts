@@ -1,0 +1,111 @@
+/**
+ * The worker threads, as the main thread sees them: typed requests over message ports, and the choice of a worker.
+ *
+ * Invariants:
+ * - a worker that fails takes the process with it (rule N4): `onFatal` is called once, with the one export it served if it
+ *   served exactly one; nothing is restarted inside of a process that is in an unknown state;
+ * - an export lives in one worker from open to close, the least loaded one at that time.
+ */
+import { Worker } from 'node:worker_threads';
+import { DvceError, limits, type Timers, toDvceError } from '../base/index.ts';
+import { type CallOptions, CallTable } from './calls.ts';
+import { isRecord } from './lines.ts';
+import type {
+  ExportKey,
+  WorkerMethod,
+  WorkerParams,
+  WorkerResult,
+  WorkerSetup,
+} from './worker-protocol.ts';
+
+const workerEntry = new URL(
+  import.meta.url.endsWith('.ts') ? './worker.ts' : './worker.js',
+  import.meta.url,
+);
+
+export class WorkerThread {
+  readonly index: number;
+  /** Exports placed here, including those being opened or closed. */
+  readonly exports = new Set<ExportKey>();
+  readonly #worker: Worker;
+  readonly #calls: CallTable;
+  #stopping = false;
+
+  constructor(
+    setup: WorkerSetup,
+    timers: Timers,
+    onFatal: (thread: WorkerThread, error: DvceError) => void,
+  ) {
+    this.index = setup.index;
+    this.#worker = new Worker(workerEntry, { workerData: setup, name: `volumes-${setup.index}` });
+    this.#calls = new CallTable({
+      timers,
+      peer: `worker ${setup.index}`,
+      inFlightMax: limits.workerInFlightMax,
+      post: (message) => this.#worker.postMessage(message),
+    });
+    const fatal = (error: DvceError): void => {
+      this.#calls.fail(error);
+      if (!this.#stopping) onFatal(this, error);
+      this.#stopping = true;
+    };
+    this.#worker.on('message', (message: unknown) => {
+      if (isRecord(message)) this.#calls.receive(message);
+    });
+    this.#worker.on('messageerror', (error) => fatal(toDvceError(error)));
+    this.#worker.on('error', (error) => fatal(toDvceError(error)));
+    this.#worker.on('exit', (code) =>
+      fatal(new DvceError('INTERNAL', { reason: `worker ${setup.index} ended with ${code}` })),
+    );
+  }
+
+  async call<M extends WorkerMethod>(
+    method: M,
+    params: WorkerParams<M>,
+    options: CallOptions = {},
+  ): Promise<WorkerResult<M>> {
+    const timeoutMs = options.timeoutMs ?? limits.workerCallMs;
+    return (await this.#calls.call(method, params, { ...options, timeoutMs })) as WorkerResult<M>;
+  }
+
+  /** Close everything in it, then end the thread. */
+  async stop(timeoutMs: number): Promise<void> {
+    await this.call('stop', {}, { timeoutMs });
+    this.#stopping = true;
+    await this.#worker.terminate();
+  }
+}
+
+export interface WorkerPoolOptions {
+  readonly count: number;
+  readonly setup: Omit<WorkerSetup, 'index'>;
+  readonly timers: Timers;
+  readonly onFatal: (thread: WorkerThread, error: DvceError) => void;
+}
+
+export class WorkerPool {
+  readonly threads: readonly WorkerThread[];
+
+  constructor({ count, setup, timers, onFatal }: WorkerPoolOptions) {
+    this.threads = Array.from(
+      { length: count },
+      (_, index) => new WorkerThread({ ...setup, index }, timers, onFatal),
+    );
+  }
+
+  /** The worker with the fewest exports; the lower index of equals, so that a run can be repeated. */
+  leastLoaded(): WorkerThread {
+    const [first, ...others] = this.threads;
+    if (first === undefined) throw new DvceError('INTERNAL', { reason: 'there is no worker' });
+    return others.reduce(
+      (best, thread) => (thread.exports.size < best.exports.size ? thread : best),
+      first,
+    );
+  }
+
+  async stop(timeoutMs: number): Promise<void> {
+    const outcomes = await Promise.allSettled(this.threads.map((thread) => thread.stop(timeoutMs)));
+    const failed = outcomes.find((outcome) => outcome.status === 'rejected');
+    if (failed !== undefined) throw toDvceError(failed.reason);
+  }
+}

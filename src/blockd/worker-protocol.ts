@@ -1,0 +1,91 @@
+/**
+ * What the main thread asks of its workers. Both are of one build and one process, so nothing here is versioned and nothing
+ * is validated; it is bounded (limits.workerInFlightMax) and cancellable like every request.
+ *
+ * An **export** is one open volume or snapshot with its own unix socket. Its `key` is the volume's id, or `id@snapshot`.
+ * Only a client that names `exportName` gets in: it carries the attach id, or a token that only the main thread knows.
+ */
+import type { NodeId, SnapshotName, VolumeId } from '../base/index.ts';
+import type { LogLevel } from './options.ts';
+import type {
+  CheckFinding,
+  ControlProgress,
+  DiffRange,
+  SnapshotInfo,
+  VolumeActivity,
+} from './protocol.ts';
+
+export type ExportKey = string;
+
+export const exportKey = (volume: VolumeId, snapshot?: SnapshotName): ExportKey =>
+  snapshot === undefined ? volume : `${volume}@${snapshot}`;
+
+/** Given to a worker when it starts (workerData). */
+export interface WorkerSetup {
+  readonly index: number;
+  readonly node: NodeId;
+  readonly storeDirectory: string;
+  readonly journalDirectory: string;
+  /** Publishing scope of the process, made by the main thread. */
+  readonly scope: string;
+  readonly logFile: string;
+  readonly logLevel: LogLevel;
+  readonly foreground: boolean;
+}
+
+export interface ExportSpec {
+  readonly key: ExportKey;
+  readonly volume: VolumeId;
+  readonly snapshot: SnapshotName | null;
+  readonly socketPath: string;
+  readonly exportName: string;
+  /** Shown to clients. */
+  readonly description: string;
+  /** Rule N4: why nothing may be written, or null. */
+  readonly readOnlyReason: string | null;
+}
+
+export interface OpenedFacts {
+  readonly sizeBytes: number;
+  readonly blockBytes: 512 | 4096;
+}
+
+export type ExportActivity = Omit<VolumeActivity, 'attachId'>;
+
+type Nothing = Record<string, never>;
+
+export interface WorkerMethods {
+  'export.open': { params: ExportSpec; result: OpenedFacts };
+  /** Drop the connections (their requests in flight finish first), close cleanly. */
+  'export.close': { params: { key: ExportKey }; result: Nothing };
+  'export.activity': { params: { key: ExportKey }; result: ExportActivity };
+  'export.grow': { params: { key: ExportKey; sizeBytes: number }; result: Nothing };
+  'export.snapshot': {
+    params: {
+      key: ExportKey;
+      name: SnapshotName;
+      labels: Readonly<Record<string, string>>;
+      protected: boolean;
+    };
+    result: Nothing;
+  };
+  check: {
+    params: { volume: VolumeId };
+    result: { findings: CheckFinding[]; segments: number; bytes: number };
+  };
+  recover: {
+    params: { volume: VolumeId; acceptLoss: boolean };
+    result: { lostFromSeq: string | null; recoveredBytes: number };
+  };
+  diff: {
+    params: { volume: VolumeId; from: SnapshotName; to: SnapshotName | null; limit: number };
+    result: { ranges: DiffRange[]; changedBytes: number; truncated: boolean };
+  };
+  /** Close every export and the store; the worker ends after it. */
+  stop: { params: Nothing; result: Nothing };
+}
+
+export type WorkerMethod = keyof WorkerMethods;
+export type WorkerParams<M extends WorkerMethod> = WorkerMethods[M]['params'];
+export type WorkerResult<M extends WorkerMethod> = WorkerMethods[M]['result'];
+export type { ControlProgress, SnapshotInfo };
