@@ -9,6 +9,6 @@
  * call ends by its deadline.
  */
 export { type Answer, HttpClient, type Method } from './client.ts';
-export { exitCodeOf, fromProblem, problemType, toProblem } from './problem.ts';
+export { fromProblem, problemType, toProblem } from './problem.ts';
 export { ApiClient, consoleProtocol, segment, urls, type WaitOptions } from './routes.ts';
 export type * from './types.ts';

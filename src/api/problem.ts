@@ -1,5 +1,5 @@
 /** Errors on the wire: `application/problem+json` (RFC 9457), made from the error table and turned back into it. */
-import { DvceError, type ErrorContext, errorTable, exitCodes } from '../base/errors.ts';
+import { DvceError, type ErrorContext, errorTable } from '../base/errors.ts';
 import type { Problem } from './types.ts';
 
 export const problemType = 'application/problem+json';
@@ -46,7 +46,3 @@ export function isProblem(value: unknown): value is Problem {
     context !== null
   );
 }
-
-/** Exit code of a command whose operation ended with `problem`. */
-export const exitCodeOf = (problem: Problem): number =>
-  isErrorCode(problem.code) ? fromProblem(problem).exitCode : exitCodes.failed;

@@ -19,6 +19,7 @@ import type {
   Status,
   Vm,
   VmCreate,
+  VmStart,
   VmStop,
   Volume,
   VolumeClone,
@@ -124,7 +125,8 @@ export class ApiClient {
     list: async () => (await this.#get<{ vms: Vm[] }>('/v1/vms')).vms,
     get: (name: string) => this.#get<Vm>(urls.vm(name)),
     create: (body: VmCreate) => this.#send<Vm>('POST', '/v1/vms', body, long),
-    start: (name: string) => this.#send<Operation>('POST', `${urls.vm(name)}/start`, {}),
+    start: (name: string, body: VmStart = {}) =>
+      this.#send<Operation>('POST', `${urls.vm(name)}/start`, body),
     stop: (name: string, body: VmStop = {}) =>
       this.#send<Operation>('POST', `${urls.vm(name)}/stop`, body),
     delete: (name: string, query: { keepDisks?: boolean | undefined } = {}) =>

@@ -13,6 +13,7 @@ export type {
   Status,
   Vm,
   VmCreate,
+  VmStart,
   VmStop,
   Volume,
   VolumeCheckResult,

@@ -124,6 +124,7 @@ export const errorTable = {
   BAD_IMAGE: row('image {name} cannot be used: {reason}', '{advice}', 422, 'EIO', 'failed'),
   NOT_ALLOWED: row('{what} is not allowed: {reason}', '{advice}', 403, 'EPERM', 'notAllowed'),
   CANCELLED: row('{what} was cancelled', 'Start it again when wanted.', 409, 'EIO', 'interrupted'),
+  INTERRUPTED: row('{what} was interrupted', '{advice}', 409, 'EIO', 'interrupted'),
   TIMED_OUT: row(
     '{what} did not finish within {ms} ms',
     'It may still finish; look again, or raise the limit.',

@@ -107,6 +107,12 @@ export const VmCreate = Type.Object(
 );
 export type VmCreate = Static<typeof VmCreate>;
 
+export const VmStart = Type.Object(
+  { ready: Type.Optional(Type.Boolean({ description: 'End only when the guest is ready.' })) },
+  closed,
+);
+export type VmStart = Static<typeof VmStart>;
+
 export const VmStop = Type.Object(
   {
     timeoutMs: Type.Optional(

@@ -1,0 +1,102 @@
+/** `dvce up`, `down`, `agent`, `blockd`. */
+import { readFileSync } from 'node:fs';
+import { setTimeout as after } from 'node:timers/promises';
+import type { Status } from '../../api/index.ts';
+import { systemClock } from '../../base/clock.ts';
+import { DvceError } from '../../base/errors.ts';
+import { limits } from '../../base/limits.ts';
+import { formatDuration } from '../../base/units.ts';
+import type { Context } from '../context.ts';
+import { become, type Started, startAgent } from '../processes.ts';
+import type { Run } from '../spec.ts';
+
+const pollMs = 50;
+/** A timer of its own, because the injected ones do not keep a process alive. */
+const pause = (): Promise<void> => after(pollMs);
+
+export const agent: Run = async (context) => become(context, 'agent/main');
+export const blockd: Run = async (context) => become(context, 'blockd/main');
+
+/** The status of the agent, or undefined when none answers. */
+async function look(context: Context): Promise<Status | undefined> {
+  try {
+    return await context.api.status();
+  } catch (error) {
+    if (error instanceof DvceError && error.code === 'AGENT_UNAVAILABLE') return undefined;
+    throw error;
+  }
+}
+
+export const up: Run = async (context, given) => {
+  const { output } = context;
+  const running = await look(context);
+  if (running !== undefined) {
+    output.note('The agent runs already.');
+    return say(context, running);
+  }
+  const started = startAgent(context);
+  const timeoutMs = given.number('timeout') ?? limits.agentStartMs;
+  const end = systemClock.monotonicMs() + timeoutMs;
+  for (;;) {
+    const status = await look(context);
+    if (status !== undefined) return say(context, status);
+    const how = started.ended();
+    if (how !== undefined) throw failed(context, started, how);
+    if (systemClock.monotonicMs() >= end)
+      throw failed(context, started, `it did not answer within ${formatDuration(timeoutMs)}`);
+    await pause();
+  }
+};
+
+function say({ output }: Context, status: Status): void {
+  output.changed(
+    status,
+    `${status.pid}`,
+    `The agent runs (process ${status.pid}) on ${status.dataDirectory}; health: ${status.health}.`,
+  );
+}
+
+/** The log's last line says more than an exit code. */
+function failed(context: Context, started: Started, how: string): DvceError {
+  const lines = readFileSync(started.logPath, 'utf8').trimEnd().split('\n');
+  const last = lines.findLast((line) => line.startsWith('error: '));
+  return new DvceError('AGENT_UNAVAILABLE', {
+    where: context.socketPath,
+    reason: `${last === undefined ? how : last.slice('error: '.length)} (see ${started.logPath})`,
+  });
+}
+
+export const down: Run = async (context, given) => {
+  const { api, output } = context;
+  const status = await look(context);
+  if (status === undefined) {
+    output.note('No agent runs.');
+    return;
+  }
+  const timeoutMs = given.number('timeout');
+  await api.shutdown({
+    ...(given.flag('force') ? { force: true } : {}),
+    ...(given.flag('stopVms') ? { stopVms: true } : {}),
+    ...(timeoutMs === undefined ? {} : { timeoutMs }),
+  });
+  const end = systemClock.monotonicMs() + limits.agentStopMs;
+  while (alive(status.pid)) {
+    if (systemClock.monotonicMs() >= end)
+      throw new DvceError('TIMED_OUT', {
+        what: `the end of the agent (process ${status.pid})`,
+        ms: limits.agentStopMs,
+      });
+    await pause();
+  }
+  output.note('Agent and blockd have stopped.');
+};
+
+function alive(pid: number): boolean {
+  try {
+    process.kill(pid, 0);
+    return true;
+  } catch {
+    // ESRCH: it has ended. EPERM cannot be: its socket let us in.
+    return false;
+  }
+}

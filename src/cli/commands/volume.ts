@@ -1,0 +1,251 @@
+/** `dvce volume ...` */
+import type { Volume, VolumeCheckResult } from '../../api/index.ts';
+import { exitCodes } from '../../base/errors.ts';
+import { formatDuration } from '../../base/units.ts';
+import { confirm, dryRun, type Step, unlessExists, unlessMissing } from '../confirm.ts';
+import type { Context } from '../context.ts';
+import { follow } from '../follow.ts';
+import { labels, orDash, size, time, yesNo } from '../format.ts';
+import { usageError } from '../output.ts';
+import type { Run } from '../spec.ts';
+
+function facts(volume: Volume): readonly (readonly [string, string])[] {
+  const { open, origin, image } = volume;
+  return [
+    ['path', volume.path],
+    ['id', volume.id],
+    ['kind', volume.kind],
+    ['state', volume.state],
+    ['size', `${size(volume.sizeBytes)} (${volume.sizeBytes} bytes)`],
+    ['block size', `${volume.blockBytes}`],
+    ['protected', yesNo(volume.protected)],
+    ['labels', labels(volume.labels)],
+    ['created', time(volume.createdAt)],
+    ['cloned from', origin === null ? '-' : `${origin.path}@${origin.snapshot}`],
+    ...(image === null ? [] : [['image of', `${image.source} (${image.digest})`] as const]),
+    ['snapshots', `${volume.snapshots}`],
+    ['epoch', volume.epoch],
+    ['open', yesNo(open !== null)],
+    ...(open === null ? [] : activity(open)),
+  ];
+}
+
+function activity(open: NonNullable<Volume['open']>): readonly (readonly [string, string])[] {
+  return [
+    ['attached to', orDash(open.attachId)],
+    ['connections', `${open.connections}`],
+    ['read-only', orDash(open.readOnlyReason)],
+    ['mapped', size(open.mappedBytes)],
+    ['stored', `${size(open.storedBytes)} in ${open.segments} segments`],
+    ['journal', `${size(open.journalBytes)} of ${size(open.journalQuotaBytes)}`],
+    ['flush lag', formatDuration(open.flushLagMs)],
+    ['read', `${size(open.readBytes)} in ${open.reads} requests`],
+    ['written', `${size(open.writtenBytes)} in ${open.writes} requests, ${open.flushes} flushes`],
+  ];
+}
+
+export const create: Run = async ({ api, output, ...context }, given) => {
+  const path = given.argument('path');
+  const sizeBytes = given.number('size') ?? 0;
+  const block = given.text('block');
+  const journalBytes = given.number('journal');
+  const given_labels = given.labels('label');
+  const volume = await unlessExists(
+    { api, output, ...context },
+    given,
+    () =>
+      api.volumes.create({
+        path,
+        sizeBytes,
+        ...(block === undefined ? {} : { blockBytes: block === '4096' ? 4096 : 512 }),
+        ...(journalBytes === undefined ? {} : { journalBytes }),
+        ...(given_labels === undefined ? {} : { labels: given_labels }),
+        ...(given.flag('protect') ? { protected: true } : {}),
+      }),
+    () => api.volumes.get(path),
+  );
+  output.changed(volume, volume.path, `Volume ${volume.path} (${size(volume.sizeBytes)}).`);
+};
+
+export const list: Run = async ({ api, output }, given) => {
+  const prefix = given.optionalArgument('prefix');
+  const volumes = await api.volumes.list({
+    prefix,
+    ...(given.flag('all') ? {} : { kind: 'volume' }),
+  });
+  await output.list(volumes, ({ path }) => path, [
+    { title: 'path', value: ({ path }) => path },
+    { title: 'size', value: ({ sizeBytes }) => size(sizeBytes), right: true },
+    { title: 'mapped', value: ({ open }) => size(open?.mappedBytes ?? null), right: true },
+    { title: 'snapshots', value: ({ snapshots }) => `${snapshots}`, right: true },
+    { title: 'state', value: (volume) => stateOf(volume) },
+    {
+      title: 'origin',
+      value: ({ origin }) => (origin === null ? '-' : `${origin.path}@${origin.snapshot}`),
+    },
+    { title: 'labels', value: (volume) => labels(volume.labels) },
+  ]);
+};
+
+function stateOf({ state, open, protected: kept }: Volume): string {
+  const words = [
+    state,
+    ...(open === null ? [] : [open.attachId === null ? 'open' : 'attached']),
+    ...(open?.readOnlyReason == null ? [] : ['read-only']),
+    ...(kept ? ['protected'] : []),
+  ];
+  return words.join(',');
+}
+
+export const show: Run = async ({ api, output }, given) => {
+  const volume = await api.volumes.get(given.argument('path'));
+  output.show(volume, facts(volume));
+};
+
+export const resize: Run = async (context, given) => {
+  const { api, output } = context;
+  const path = given.argument('path');
+  const sizeBytes = given.number('size') ?? 0;
+  const shrink = given.flag('shrink');
+  const before = await api.volumes.get(path);
+  const plan = async (): Promise<Step[]> => [
+    {
+      action: sizeBytes < before.sizeBytes ? 'shrink' : 'grow',
+      object: before.path,
+      note: `${size(before.sizeBytes)} -> ${size(sizeBytes)}`,
+    },
+  ];
+  if (await dryRun(context, given, plan)) return;
+  if (shrink && sizeBytes < before.sizeBytes)
+    await confirm(context, given, `giving up what lies beyond ${size(sizeBytes)} of ${path}`, path);
+  const volume = await api.volumes.resize(path, { sizeBytes, ...(shrink ? { shrink } : {}) });
+  output.changed(
+    volume,
+    volume.path,
+    `Volume ${volume.path}: ${size(before.sizeBytes)} -> ${size(volume.sizeBytes)}.`,
+  );
+};
+
+export const rename: Run = async ({ api, output }, given) => {
+  const volume = await api.volumes.update(given.argument('path'), { path: given.argument('to') });
+  output.changed(volume, volume.path, `Volume ${volume.path}.`);
+};
+
+export const update: Run = async ({ api, output }, given) => {
+  const path = given.argument('path');
+  const added = given.labels('label');
+  const clear = given.choice('labels') === false;
+  const kept = given.choice('protect');
+  if (added === undefined && !clear && kept === undefined)
+    throw usageError(
+      'the command',
+      'nothing to change was given',
+      'See: dvce volume update --help',
+    );
+  const before = clear || added === undefined ? {} : (await api.volumes.get(path)).labels;
+  const volume = await api.volumes.update(path, {
+    ...(added !== undefined || clear ? { labels: { ...before, ...added } } : {}),
+    ...(kept === undefined ? {} : { protected: kept }),
+  });
+  output.changed(
+    volume,
+    volume.path,
+    `Volume ${volume.path}: labels ${labels(volume.labels)}, ${volume.protected ? 'protected' : 'not protected'}.`,
+  );
+};
+
+export const clone: Run = async (context, given) => {
+  const { api, output } = context;
+  const path = given.argument('path');
+  const sizeBytes = given.number('size');
+  const added = given.labels('label');
+  const volume = await unlessExists(
+    context,
+    given,
+    () =>
+      api.volumes.clone({
+        source: given.argument('source'),
+        path,
+        ...(sizeBytes === undefined ? {} : { sizeBytes }),
+        ...(added === undefined ? {} : { labels: added }),
+        ...(given.flag('protect') ? { protected: true } : {}),
+      }),
+    () => api.volumes.get(path),
+  );
+  const from =
+    volume.origin === null ? '' : ` from ${volume.origin.path}@${volume.origin.snapshot}`;
+  output.changed(volume, volume.path, `Volume ${volume.path} (${size(volume.sizeBytes)})${from}.`);
+};
+
+export const check: Run = async (context, given) => {
+  const { api, output } = context;
+  const operation = await follow(context, given, await api.volumes.check(given.argument('path')), {
+    cancelOnInterrupt: true,
+  });
+  if (operation === undefined) return;
+  const result = operation.result as VolumeCheckResult;
+  if (result.findings.some(({ severity }) => severity === 'error'))
+    context.setExitCode(exitCodes.failed);
+  if (output.json) return output.object(result);
+  if (result.findings.length > 0)
+    await output.list(result.findings, ({ object }) => object, [
+      { title: 'severity', value: ({ severity }) => severity },
+      { title: 'code', value: ({ code }) => code },
+      { title: 'object', value: ({ object }) => object },
+      { title: 'detail', value: ({ detail }) => detail },
+    ]);
+  output.note(
+    `${size(result.bytes)} in ${result.segments} segments read, ${result.findings.length} findings.`,
+  );
+};
+
+export const recover: Run = async (context, given) => {
+  const { api, output } = context;
+  const path = given.argument('path');
+  if (!given.flag('acceptLoss'))
+    throw usageError(
+      'the command',
+      'what follows the damage would be lost, and nobody accepted that',
+      `Look first with: dvce volume show ${path}; then repeat it with --accept-loss.`,
+    );
+  await confirm(context, given, `giving up writes of ${path}`, path);
+  const result = await api.volumes.recover(path);
+  output.changed(
+    result,
+    path,
+    result.lostFromSeq === null
+      ? `Volume ${path}: nothing was lost.`
+      : `Volume ${path}: ${size(result.recoveredBytes)} of the journal kept; lost from record ${result.lostFromSeq} on.`,
+  );
+};
+
+async function plan({ api }: Context, path: string): Promise<Step[]> {
+  const [volume, snapshots] = await Promise.all([api.volumes.get(path), api.snapshots.list(path)]);
+  const clones = snapshots.reduce((sum, snapshot) => sum + snapshot.clones, 0);
+  const reasons = [
+    ...(volume.protected ? ['refused: protected'] : []),
+    ...(volume.open?.attachId == null ? [] : [`refused: attached to ${volume.open.attachId}`]),
+    ...(clones > 0 ? [`${clones} clones keep the bytes that they share`] : []),
+  ];
+  return [
+    { action: 'delete volume', object: volume.path, note: reasons.join('; ') },
+    ...snapshots.map(({ name, protected: kept }) => ({
+      action: 'delete snapshot',
+      object: `${volume.path}@${name}`,
+      note: kept ? 'refused: protected' : '',
+    })),
+  ];
+}
+
+export const remove: Run = async (context, given) => {
+  const { api, output } = context;
+  const path = given.argument('path');
+  await unlessMissing(context, given, async () => {
+    if (await dryRun(context, given, () => plan(context, path))) return;
+    // Ask only about what exists: a wrong path is told before anything is typed.
+    const volume = await api.volumes.get(path);
+    await confirm(context, given, `deleting volume ${volume.path}`, volume.path);
+    await api.volumes.delete(path);
+    output.note(`Volume ${volume.path} deleted.`);
+  });
+};

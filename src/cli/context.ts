@@ -1,0 +1,17 @@
+/** What a command gets: the API, the terminal, and the options that every command takes. */
+import type { ApiClient } from '../api/index.ts';
+import type { Output } from './output.ts';
+
+export interface Context {
+  readonly dataDirectory: string;
+  readonly socketPath: string;
+  /** Made at first use: some commands need no agent. */
+  readonly api: ApiClient;
+  readonly output: Output;
+  readonly input: NodeJS.ReadStream;
+  readonly environment: NodeJS.ProcessEnv;
+  /** Root of the installed program, to start its other processes. */
+  readonly programRoot: string;
+  /** Exit code of a command that worked and still has bad news. */
+  setExitCode(code: number): void;
+}

@@ -1,0 +1,87 @@
+/** Start the other processes of dvce: in place of this one, in the background, or for one answer. */
+import { spawn } from 'node:child_process';
+import { closeSync, mkdirSync, openSync } from 'node:fs';
+import { join } from 'node:path';
+import type { Doctor } from '../api/index.ts';
+import { DvceError } from '../base/errors.ts';
+import type { Context } from './context.ts';
+
+/** `.ts` in a checkout, `.js` in the installed package. */
+const extension = import.meta.url.endsWith('.ts') ? '.ts' : '.js';
+const folder = extension === '.ts' ? 'src' : 'dist';
+/** `blockd/main` to the file that runs. */
+const entryOf = (context: Context, name: string): string =>
+  join(context.programRoot, folder, `${name}${extension}`);
+
+const quiet = '--disable-warning=ExperimentalWarning';
+
+/** Become `name` (execve): same process id, so that signals and supervisors reach it. Does not return. */
+export function become(context: Context, name: string): never {
+  const entry = entryOf(context, name);
+  if (process.execve === undefined)
+    throw new DvceError('UNSUPPORTED', {
+      what: `running ${name} from here`,
+      reason: 'this platform has no execve',
+      advice: `Run: node ${entry} --data-dir ${context.dataDirectory}`,
+    });
+  const environment = Object.fromEntries(
+    Object.entries(context.environment).flatMap(([key, value]) =>
+      value === undefined ? [] : [[key, value]],
+    ),
+  );
+  process.execve(
+    process.execPath,
+    [process.execPath, quiet, entry, '--data-dir', context.dataDirectory],
+    environment,
+  );
+  throw new DvceError('INTERNAL', { reason: 'execve came back' });
+}
+
+export interface Started {
+  readonly pid: number;
+  readonly logPath: string;
+  /** Exit code or signal once it has ended. */
+  ended(): string | undefined;
+}
+
+/** Start the agent so that it outlives this process; what it prints goes to its log. */
+export function startAgent(context: Context): Started {
+  const directory = join(context.dataDirectory, 'log');
+  mkdirSync(directory, { recursive: true, mode: 0o750 });
+  const logPath = join(directory, 'agent.log');
+  const log = openSync(logPath, 'a', 0o640);
+  let ended: string | undefined;
+  try {
+    const child = spawn(
+      process.execPath,
+      [quiet, entryOf(context, 'agent/main'), '--data-dir', context.dataDirectory],
+      { detached: true, stdio: ['ignore', log, log], cwd: '/' },
+    );
+    child.on('error', (error) => {
+      ended = error.message;
+    });
+    child.on('exit', (code, signal) => {
+      ended = signal ?? `exit code ${code}`;
+    });
+    child.unref();
+    return { pid: child.pid ?? 0, logPath, ended: () => ended };
+  } finally {
+    closeSync(log);
+  }
+}
+
+/** Run the checks of `dvce doctor` without an agent. */
+export async function runDoctor(context: Context): Promise<Doctor> {
+  const child = spawn(
+    process.execPath,
+    [quiet, entryOf(context, 'agent/doctor-main'), '--data-dir', context.dataDirectory],
+    { stdio: ['ignore', 'pipe', 'inherit'] },
+  );
+  const parts: Buffer[] = [];
+  for await (const part of child.stdout as AsyncIterable<Buffer>) parts.push(part);
+  try {
+    return JSON.parse(Buffer.concat(parts).toString('utf8')) as Doctor;
+  } catch (error) {
+    throw new DvceError('INTERNAL', { reason: 'the checks ended without an answer' }, error);
+  }
+}

@@ -1,0 +1,136 @@
+/**
+ * Run one command line: parse it, load the code of its command, tell errors, set the exit code. Loads commander, the
+ * command tree and the API client; nothing else before the command is known, because a start takes at most 0.15 s.
+ */
+import { readFileSync } from 'node:fs';
+import { homedir } from 'node:os';
+import { join, resolve } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { CommanderError } from 'commander';
+import { ApiClient } from '../api/index.ts';
+import { type DvceError, exitCodes, systemCode, toDvceError } from '../base/errors.ts';
+import type { Context } from './context.ts';
+import { describeError, Output, usageError } from './output.ts';
+import { buildProgram, type Execute } from './program.ts';
+
+const programRoot = fileURLToPath(new URL('../..', import.meta.url));
+
+/** Where the agent keeps its things when nobody says so. */
+function defaultDataDirectory(environment: NodeJS.ProcessEnv): string {
+  const given = environment['DVCE_DATA_DIR'];
+  if (given !== undefined && given !== '') return given;
+  if (process.getuid?.() === 0) return '/var/lib/dvce';
+  const state = environment['XDG_STATE_HOME'];
+  return join(
+    state === undefined || state === '' ? join(homedir(), '.local/state') : state,
+    'dvce',
+  );
+}
+
+const contextMaker =
+  (environment: NodeJS.ProcessEnv) =>
+  (globals: Record<string, unknown>): Context => {
+    const output = new Output(process.stdout, process.stderr, {
+      format: globals['output'] === 'json' ? 'json' : 'table',
+      headers: globals['headers'] !== false,
+      quiet: globals['quiet'] === true,
+    });
+    const given = globals['dataDir'];
+    const dataDirectory = resolve(
+      typeof given === 'string' ? given : defaultDataDirectory(environment),
+    );
+    const socketPath = join(dataDirectory, 'run/agent.sock');
+    let api: ApiClient | undefined;
+    return {
+      dataDirectory,
+      socketPath,
+      get api() {
+        api ??= new ApiClient(
+          socketPath,
+          globals['debug'] === true ? { trace: (line) => output.error(`debug: ${line}`) } : {},
+        );
+        return api;
+      },
+      output,
+      input: process.stdin,
+      environment,
+      programRoot,
+      setExitCode(code) {
+        process.exitCode = code;
+      },
+    };
+  };
+
+/** What commander found wrong, as an error of the table with the nearest word and the help to look at. */
+function parseError(error: CommanderError, words: readonly string[]): DvceError {
+  const [reason = '', ...rest] = error.message.replace(/^error: /, '').split('\n');
+  const nearest = /\(Did you mean (.*)\?\)/.exec(rest.join(' '))?.[1];
+  const command = words.filter((word) => !word.startsWith('-')).slice(0, 2);
+  const help = `See: dvce ${[...command.slice(0, depthOf(command)), '--help'].join(' ')}`;
+  return usageError(
+    'the command',
+    reason,
+    nearest === undefined ? help : `Did you mean ${nearest}? ${help}`,
+    error,
+  );
+}
+
+/** How many of the words name a command. */
+function depthOf(words: readonly string[]): number {
+  let at: ReturnType<typeof buildProgram> | undefined = buildProgram(async () => {}, {
+    out: () => {},
+    error: () => {},
+  });
+  let depth = 0;
+  for (const word of words) {
+    at = at.commands.find((command) => command.name() === word);
+    if (at === undefined) break;
+    depth += 1;
+  }
+  return depth;
+}
+
+function report(error: unknown, words: readonly string[]): number {
+  if (error instanceof CommanderError) {
+    if (error.exitCode === 0) return exitCodes.ok;
+    // `dvce` or `dvce volume` alone: the help was printed, and is what was missing.
+    if (error.code === 'commander.help') return exitCodes.usage;
+    return report(parseError(error, words), words);
+  }
+  const known = toDvceError(error);
+  process.stderr.write(`${describeError(known)}\n`);
+  if (known.code === 'INTERNAL' && error instanceof Error) process.stderr.write(`${error.stack}\n`);
+  return known.exitCode;
+}
+
+export async function runCli(
+  words: readonly string[],
+  environment: NodeJS.ProcessEnv,
+): Promise<void> {
+  const makeContext = contextMaker(environment);
+  const execute: Execute = async (run, given, globals) => run(makeContext(globals), given);
+  // A reader that went away (`dvce volume list | head -1`) is no failure.
+  process.stdout.on('error', (error) => {
+    if (systemCode(error) === 'EPIPE') process.exit(exitCodes.ok);
+    throw error;
+  });
+  if (words[0] === '--version') {
+    const text = readFileSync(join(programRoot, 'package.json'), 'utf8');
+    process.stdout.write(`${(JSON.parse(text) as { version: string }).version}\n`);
+    return;
+  }
+  if (words[0] === '__complete') {
+    const { complete } = await import('./complete.ts');
+    await complete(words.slice(1), makeContext);
+    return;
+  }
+  const program = buildProgram(execute, {
+    out: (text) => process.stdout.write(text),
+    error: (text) => process.stderr.write(text),
+  });
+  try {
+    await program.parseAsync(words, { from: 'user' });
+  } catch (error) {
+    process.exitCode = report(error, words);
+  }
+}

@@ -1,0 +1,77 @@
+import type { NounSpec } from '../spec.ts';
+import * as option from './options.ts';
+
+const path = { name: '<path>', text: 'path of the volume', names: 'volume' } as const;
+const source = { name: '<path@name>', text: 'PATH@SNAPSHOT', names: 'snapshot' } as const;
+const load = () => import('../commands/snapshot.ts');
+
+export const snapshot: NounSpec = {
+  name: 'snapshot',
+  summary: 'named states of volumes',
+  commands: [
+    {
+      name: 'create',
+      summary: 'take a snapshot; a running guest is not stopped for it',
+      arguments: [{ ...source, text: 'PATH@NAME of the new snapshot' }],
+      options: [option.label, option.protect, option.ifNotExists],
+      examples: [
+        'dvce snapshot create /prod/db@before-upgrade',
+        'dvce snapshot create /prod/db@release-2 --label release=2 --protect',
+        'dvce snapshot create /prod/db@before-upgrade --if-not-exists',
+      ],
+      run: async () => (await load()).create,
+    },
+    {
+      name: 'list',
+      summary: 'list the snapshots of a volume',
+      arguments: [path],
+      examples: ['dvce snapshot list /prod/db', 'dvce snapshot list /prod/db -o json'],
+      run: async () => (await load()).list,
+    },
+    {
+      name: 'tree',
+      summary: 'draw the snapshots of a volume as a tree, with the current position',
+      arguments: [path],
+      examples: ['dvce snapshot tree /prod/db', 'dvce snapshot tree /prod/db -o json'],
+      run: async () => (await load()).tree,
+    },
+    {
+      name: 'diff',
+      summary: 'list the ranges that changed since a snapshot',
+      arguments: [
+        source,
+        { name: '[to]', text: 'a later snapshot of the volume; the current content when left out' },
+      ],
+      options: [{ flags: '--limit <count>', text: 'list at most so many ranges', kind: 'count' }],
+      examples: [
+        'dvce snapshot diff /prod/db@before-upgrade',
+        'dvce snapshot diff /prod/db@before-upgrade release-2 --limit 10 -o json',
+      ],
+      run: async () => (await load()).diff,
+    },
+    {
+      name: 'rollback',
+      summary: 'set a volume back to a snapshot',
+      details:
+        'What was written since is given up; all snapshots stay. Refused while a guest uses the volume.',
+      arguments: [source],
+      options: [option.dryRun, option.yes],
+      examples: [
+        'dvce snapshot rollback /prod/db@before-upgrade --dry-run',
+        'dvce snapshot rollback /prod/db@before-upgrade --yes',
+      ],
+      run: async () => (await load()).rollback,
+    },
+    {
+      name: 'delete',
+      summary: 'delete a snapshot, anywhere in the tree',
+      arguments: [source],
+      options: [option.dryRun, option.ifExists, option.yes],
+      examples: [
+        'dvce snapshot delete /prod/db@before-upgrade --dry-run',
+        'dvce snapshot delete /prod/db@old --yes --if-exists',
+      ],
+      run: async () => (await load()).remove,
+    },
+  ],
+};

@@ -1,0 +1,137 @@
+import type { CommandSpec, NounSpec } from '../spec.ts';
+import * as option from './options.ts';
+
+const processes = () => import('../commands/processes.ts');
+const system = () => import('../commands/system.ts');
+const operation = () => import('../commands/operation.ts');
+
+const id = { name: '<id>', text: 'id of the operation', names: 'operation' } as const;
+
+export const op: NounSpec = {
+  name: 'op',
+  summary: 'operations: work that takes longer',
+  commands: [
+    {
+      name: 'list',
+      summary: 'list operations, newest first',
+      options: [{ flags: '--running', text: 'only those that run' }],
+      examples: ['dvce op list', 'dvce op list --running -o json'],
+      run: async () => (await operation()).list,
+    },
+    {
+      name: 'show',
+      summary: 'show one operation',
+      arguments: [id],
+      examples: [
+        'dvce op show "$(dvce volume check /prod/db --no-wait)"',
+        'dvce op show "$(dvce volume check /prod/db --no-wait)" -o json',
+      ],
+      run: async () => (await operation()).show,
+    },
+    {
+      name: 'wait',
+      summary: 'wait until an operation has ended; its exit code is the result',
+      arguments: [id],
+      options: [option.timeout],
+      examples: [
+        'dvce op wait "$(dvce volume check /prod/db --no-wait)"',
+        'dvce op wait "$(dvce volume check /prod/db --no-wait)" --timeout 5m',
+      ],
+      run: async () => (await operation()).wait,
+    },
+    {
+      name: 'cancel',
+      summary: 'cancel an operation',
+      arguments: [id],
+      examples: [
+        'dvce op cancel "$(dvce image import disk.raw slow --no-wait)" || true',
+        'dvce op cancel "$(dvce volume check /prod/db --no-wait)" -o json || true',
+      ],
+      run: async () => (await operation()).cancel,
+    },
+  ],
+};
+
+export const single: readonly CommandSpec[] = [
+  {
+    name: 'up',
+    summary: 'start the agent in the background and wait until it answers',
+    options: [option.timeout],
+    examples: ['dvce up', 'dvce up --timeout 1m'],
+    run: async () => (await processes()).up,
+  },
+  {
+    name: 'down',
+    summary: 'stop the agent and blockd',
+    details:
+      'Refused while VMs run. --stop-vms stops them first; with --force they keep running and their I/O waits for the next "dvce up".',
+    options: [
+      { flags: '--stop-vms', text: 'stop all VMs first' },
+      { flags: '--force', text: 'also while VMs run' },
+      option.timeout,
+    ],
+    examples: ['dvce down', 'dvce down --stop-vms --timeout 2m'],
+    run: async () => (await processes()).down,
+  },
+  {
+    name: 'status',
+    summary: 'show whether this host is well, and why not',
+    details: 'Ends with exit code 2 when it is not.',
+    examples: ['dvce status', 'dvce status -o json'],
+    run: async () => (await system()).status,
+  },
+  {
+    name: 'doctor',
+    summary: 'check what this host needs to run VMs; works without an agent',
+    details: 'Ends with exit code 2 when a check failed.',
+    examples: ['dvce doctor', 'dvce doctor -o json'],
+    run: async () => (await system()).doctor,
+  },
+  {
+    name: 'console',
+    summary: 'connect to the serial console of a VM; leave with Ctrl-]',
+    arguments: [{ name: '<name>', text: 'name of the VM', names: 'vm' }],
+    examples: ['dvce console web1', 'echo | dvce console web1'],
+    run: async () => (await import('../commands/console.ts')).console,
+  },
+  {
+    name: 'agent',
+    summary: 'run the agent in the foreground',
+    examples: ['dvce agent', 'dvce agent --data-dir /srv/dvce'],
+    run: async () => (await processes()).agent,
+  },
+  {
+    name: 'blockd',
+    summary: 'run blockd in the foreground (the agent does this by itself)',
+    examples: ['dvce blockd', 'dvce blockd --data-dir /srv/dvce'],
+    run: async () => (await processes()).blockd,
+  },
+  {
+    name: 'api',
+    summary: 'send a request to the API and print the answer',
+    arguments: [
+      { name: '<method>', text: 'HTTP method', choices: ['GET', 'POST', 'PATCH', 'DELETE'] },
+      { name: '<path>', text: 'path, e.g. /v1/volumes' },
+    ],
+    options: [{ flags: '--body <json>', text: 'body of the request; - reads standard input' }],
+    examples: [
+      'dvce api GET /v1/status',
+      'dvce api GET /v1/volumes/prod%2Fdb',
+      'dvce api PATCH /v1/volumes/prod%2Fdb --body \'{"labels":{"tier":"gold"}}\'',
+    ],
+    run: async () => (await system()).api,
+  },
+  {
+    name: 'completion',
+    summary: 'print the completion script of a shell',
+    arguments: [{ name: '<shell>', text: 'shell', choices: ['bash', 'zsh', 'fish'] }],
+    examples: ['dvce completion bash > dvce.bash', 'dvce completion zsh > _dvce'],
+    run: async () => (await import('../commands/completion.ts')).completion,
+  },
+  {
+    name: 'version',
+    summary: 'print the versions of this program and of the agent',
+    examples: ['dvce version', 'dvce version -o json'],
+    run: async () => (await system()).version,
+  },
+];

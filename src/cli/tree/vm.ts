@@ -1,0 +1,116 @@
+import type { NounSpec } from '../spec.ts';
+import * as option from './options.ts';
+
+const name = { name: '<name>', text: 'name of the VM', names: 'vm' } as const;
+const load = () => import('../commands/vm.ts');
+
+export const vm: NounSpec = {
+  name: 'vm',
+  summary: 'virtual machines on this host',
+  commands: [
+    {
+      name: 'create',
+      summary: 'define a VM',
+      details:
+        'With --image its first disk is a clone of the image, /vms/NAME/disk0. --disk PATH takes an existing volume, --disk PATH,SIZE makes one. Disks made here are deleted with the VM.',
+      arguments: [{ name: '<name>', text: 'name of the new VM' }],
+      options: [
+        { flags: '--image <name>', text: 'image to clone the first disk from', names: 'image' },
+        { flags: '--image-size <size>', text: 'a larger size for that disk', kind: 'size' },
+        {
+          flags: '-d, --disk <path[,size]>',
+          text: 'a disk; may be repeated',
+          kind: 'texts',
+          names: 'volume',
+        },
+        { flags: '--cpus <count>', text: 'virtual CPUs (1)', kind: 'count' },
+        { flags: '--memory <size>', text: 'memory (512MiB)', kind: 'size' },
+        { flags: '--network <kind>', text: 'user: outgoing by NAT', choices: ['user', 'none'] },
+        { flags: '--firmware <kind>', text: 'firmware', choices: ['bios', 'uefi'] },
+        { flags: '--machine <kind>', text: 'machine type', choices: ['q35', 'pc'] },
+        {
+          flags: '--ready-pattern <regex>',
+          text: 'text on the serial console that means the guest is ready',
+        },
+        option.label,
+        { flags: '--start', text: 'start it right away' },
+        option.ifNotExists,
+      ],
+      examples: [
+        'dvce vm create web1 --image debian --memory 256MiB --network none',
+        'dvce vm create db1 --image debian --cpus 2 --memory 512MiB --disk /vms/db1/files,1GiB',
+        "dvce vm create web2 --disk /prod/web --ready-pattern 'login:'",
+        'dvce vm create web1 --image debian --if-not-exists',
+      ],
+      run: async () => (await load()).create,
+    },
+    {
+      name: 'list',
+      summary: 'list VMs',
+      examples: ['dvce vm list', 'dvce vm list -o json'],
+      run: async () => (await load()).list,
+    },
+    {
+      name: 'show',
+      summary: 'show one VM: phase, readiness and why, disks',
+      arguments: [name],
+      examples: ['dvce vm show web1', 'dvce vm show web1 -o json'],
+      run: async () => (await load()).show,
+    },
+    {
+      name: 'start',
+      summary: 'start a VM',
+      details: 'Returns when the guest runs; --ready waits until it is ready.',
+      arguments: [name],
+      options: [
+        { flags: '--ready', text: 'wait until the guest is ready' },
+        option.noWait,
+        option.timeout,
+      ],
+      examples: ['dvce vm start web1', 'dvce vm start web1 --timeout 2m'],
+      run: async () => (await load()).start,
+    },
+    {
+      name: 'stop',
+      summary: 'shut a VM down: power button first, then hard',
+      arguments: [name],
+      options: [
+        {
+          flags: '--timeout <duration>',
+          text: 'time for the guest to shut down (60s)',
+          kind: 'duration',
+        },
+        { flags: '--force', text: 'end it hard at once' },
+        option.noWait,
+      ],
+      examples: ['dvce vm stop web1 --timeout 5s', 'dvce vm stop web1 --force'],
+      run: async () => (await load()).stop,
+    },
+    {
+      name: 'log',
+      summary: "print the log of a VM's serial console",
+      arguments: [name],
+      options: [{ flags: '--tail <count>', text: 'only the last lines', kind: 'count' }],
+      examples: ['dvce vm log web1', 'dvce vm log web1 --tail 20'],
+      run: async () => (await load()).log,
+    },
+    {
+      name: 'delete',
+      summary: 'delete a VM and the disks made with it',
+      details: 'Refused while it runs. Volumes that existed before are never deleted.',
+      arguments: [name],
+      options: [
+        { flags: '--keep-disks', text: 'leave all its volumes' },
+        option.dryRun,
+        option.ifExists,
+        option.yes,
+      ],
+      examples: [
+        'dvce vm delete db1 --dry-run',
+        'dvce vm delete db1 --keep-disks --yes',
+        'dvce vm delete db1 --yes --if-exists',
+      ],
+      run: async () => (await load()).remove,
+    },
+  ],
+};

@@ -1,0 +1,163 @@
+import type { NounSpec } from '../spec.ts';
+import * as option from './options.ts';
+
+const path = {
+  name: '<path>',
+  text: 'path of the volume, e.g. /prod/db',
+  names: 'volume',
+} as const;
+const load = () => import('../commands/volume.ts');
+
+export const volume: NounSpec = {
+  name: 'volume',
+  summary: 'virtual disks',
+  commands: [
+    {
+      name: 'create',
+      summary: 'make an empty volume',
+      details: 'Space is used only for what is written.',
+      arguments: [{ ...path, text: 'path of the new volume, e.g. /prod/db' }],
+      options: [
+        {
+          flags: '-s, --size <size>',
+          text: 'size, e.g. 10GiB (1MiB to 16TiB)',
+          kind: 'size',
+          required: true,
+        },
+        {
+          flags: '--block <bytes>',
+          text: 'logical block size that the guest sees',
+          choices: ['512', '4096'],
+        },
+        { flags: '--journal <size>', text: 'quota of its journal', kind: 'size' },
+        option.label,
+        option.protect,
+        option.ifNotExists,
+      ],
+      examples: [
+        'dvce volume create /prod/db --size 10GiB',
+        'dvce volume create /prod/web --size 4GiB --block 4096 --label team=shop',
+        'dvce volume create /prod/db --size 10GiB --if-not-exists',
+      ],
+      run: async () => (await load()).create,
+    },
+    {
+      name: 'list',
+      summary: 'list volumes',
+      arguments: [{ name: '[prefix]', text: 'only those below this path', names: 'volume' }],
+      options: [{ flags: '-a, --all', text: 'images, too' }],
+      examples: ['dvce volume list', 'dvce volume list /prod', 'dvce volume list --all -o json'],
+      run: async () => (await load()).list,
+    },
+    {
+      name: 'show',
+      summary: 'show one volume, with what it is doing while open',
+      arguments: [path],
+      examples: ['dvce volume show /prod/db', 'dvce volume show /prod/db -o json'],
+      run: async () => (await load()).show,
+    },
+    {
+      name: 'resize',
+      summary: 'change the size of a volume',
+      details:
+        'Growing works while a guest uses it. Shrinking needs --shrink and a volume that is not attached; what lies beyond the new size is lost.',
+      arguments: [path],
+      options: [
+        { flags: '-s, --size <size>', text: 'new size, e.g. 20GiB', kind: 'size', required: true },
+        { flags: '--shrink', text: 'allow to make it smaller' },
+        option.dryRun,
+        option.yes,
+      ],
+      examples: [
+        'dvce volume resize /prod/db --size 20GiB',
+        'dvce volume resize /prod/db --size 8GiB --shrink --dry-run',
+        'dvce volume resize /prod/db --size 8GiB --shrink --yes',
+      ],
+      run: async () => (await load()).resize,
+    },
+    {
+      name: 'rename',
+      summary: 'give a volume another path',
+      arguments: [path, { name: '<to>', text: 'new path' }],
+      examples: [
+        'dvce volume rename /prod/web /prod/www',
+        'dvce volume rename /prod/www /prod/web',
+      ],
+      run: async () => (await load()).rename,
+    },
+    {
+      name: 'update',
+      summary: 'change labels and protection of a volume',
+      arguments: [path],
+      options: [
+        option.label,
+        { flags: '--no-labels', text: 'remove all labels first' },
+        option.protect,
+        option.noProtect,
+      ],
+      examples: [
+        'dvce volume update /prod/db --protect',
+        'dvce volume update /prod/db --no-protect --label tier=gold',
+        'dvce volume update /prod/db --no-labels',
+      ],
+      run: async () => (await load()).update,
+    },
+    {
+      name: 'clone',
+      summary: 'make a volume that starts with the content of another',
+      details:
+        'The clone shares the stored bytes and takes no space until it is written. Without @SNAPSHOT a snapshot is taken first.',
+      arguments: [
+        { name: '<source>', text: 'PATH or PATH@SNAPSHOT', names: 'source' },
+        { name: '<path>', text: 'path of the new volume' },
+      ],
+      options: [
+        { flags: '-s, --size <size>', text: 'a larger size for the clone', kind: 'size' },
+        option.label,
+        option.protect,
+        option.ifNotExists,
+      ],
+      examples: [
+        'dvce volume clone /prod/db /test/db',
+        'dvce volume clone /prod/db@before-upgrade /test/db2 --label purpose=test',
+        'dvce volume clone /prod/db@before-upgrade /test/db3 --size 30GiB',
+      ],
+      run: async () => (await load()).clone,
+    },
+    {
+      name: 'check',
+      summary: 'verify every byte that a volume can reach',
+      details: 'Reads and checksums all segments. Ends with exit code 1 when data is damaged.',
+      arguments: [path],
+      options: [option.noWait, option.timeout],
+      examples: ['dvce volume check /prod/db', 'dvce volume check /prod/db --timeout 10m'],
+      run: async () => (await load()).check,
+    },
+    {
+      name: 'recover',
+      summary: 'open a volume whose journal is damaged, giving up what follows the damage',
+      arguments: [path],
+      options: [
+        { flags: '--accept-loss', text: 'needed: writes after the damage are lost' },
+        option.yes,
+      ],
+      examples: [
+        'dvce volume recover /prod/db --accept-loss',
+        'dvce volume recover /prod/db --accept-loss --yes',
+      ],
+      run: async () => (await load()).recover,
+    },
+    {
+      name: 'delete',
+      summary: 'delete a volume and its snapshots',
+      arguments: [path],
+      options: [option.dryRun, option.ifExists, option.yes],
+      examples: [
+        'dvce volume delete /test/db --dry-run',
+        'dvce volume delete /test/db --yes',
+        'dvce volume delete /test/db --yes --if-exists',
+      ],
+      run: async () => (await load()).remove,
+    },
+  ],
+};
