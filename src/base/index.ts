@@ -8,6 +8,7 @@ export * from './errors.ts';
 export * from './files.ts';
 export * from './ids.ts';
 export * from './limits.ts';
+export * from './lock.ts';
 export * from './log.ts';
 export * from './random.ts';
 export * from './units.ts';
