@@ -35,6 +35,8 @@ export const limitTable = {
     'bytes',
     'files are recycled whole; eight of them make the default quota',
   ),
+  journalFilesMin: limit(4, 'count', 'one active, one kept back for a failed file, two that are being covered'),
+  journalPoolFiles: limit(16, 'count', 'zero-written files of closed volumes kept for the next open'),
   journalSlowPercent: limit(
     75,
     'percent',

@@ -1,5 +1,44 @@
 /** HLFS: log-structured volumes over a `SegmentStore`. */
+
+export {
+  createVolume,
+  deleteVolume,
+  getVolume,
+  growHead,
+  listVolumes,
+  publishImage,
+  renameVolume,
+  shrinkHead,
+  updateVolume,
+  type VolumeChange,
+  type VolumeOptions,
+  type VolumeTarget,
+} from './catalog.ts';
 export * from './context.ts';
 export * from './documents.ts';
+export {
+  type CloneOptions,
+  cloneVolume,
+  pinSnapshot,
+  type ReaderPin,
+  type ReadRanges,
+  type RootRanges,
+  rollbackVolume,
+} from './forks.ts';
+export { type InUse, requireHead } from './heads.ts';
+export { reapIntents } from './intents.ts';
+export { rootDirectory, type VolumeRecord } from './names.ts';
+export { type ReclaimLog, reap, reapVolume, retainedPositions } from './reaper.ts';
 export * from './schema.ts';
+export { createProcessScope, openProcessScope } from './scopes.ts';
+export {
+  checkSnapshotName,
+  createSnapshotDocument,
+  deleteSnapshot,
+  findSnapshot,
+  listSnapshots,
+  type NewSnapshot,
+  type SnapshotRecord,
+  updateSnapshot,
+} from './snapshots.ts';
 export * from './store.ts';

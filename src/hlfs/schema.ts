@@ -10,7 +10,7 @@
  *   logs/<log>/snap/<name>       SnapshotDocument
  *   logs/<log>/pins/<who>        PinDocument        a fork or reader that needs this log's segments
  *   names/<directory>/n-<name>   NameDocument       entry of the hierarchical namespace
- *   intents/<volume>             IntentDocument     a volume being made (N2)
+ *   intents/<log>                IntentDocument     a log being made, for a new volume or a rollback (N2)
  *
  * Segments are not documents: `logs/<log>/seg/<number / 1024, 8 digits>/<number, 10 digits>`.
  * Scopes of writers: `logs/<log>/w/<epoch>-<32 hex>`; of processes: `scopes/<node>-<32 hex>`.
@@ -62,8 +62,17 @@ export interface HeadDocument {
   /** Publishing scope of the writer in the current log, or null before the first open. */
   readonly scope: string | null;
   /** Scopes of earlier epochs that the taker has to fence before it publishes (T2, T3). */
-  readonly pending: readonly { readonly epoch: string; readonly scope: string | null; readonly log: LogId; readonly wasActive: boolean }[];
-  readonly attachment: { readonly attachId: string; readonly vm: string; readonly runEpoch: string } | null;
+  readonly pending: readonly {
+    readonly epoch: string;
+    readonly scope: string | null;
+    readonly log: LogId;
+    readonly wasActive: boolean;
+  }[];
+  readonly attachment: {
+    readonly attachId: string;
+    readonly vm: string;
+    readonly runEpoch: string;
+  } | null;
   readonly sizeBytes: string;
   readonly blockBytes: 512 | 4096;
   /** A shrink whose cut-off range may still hold old data; finished at the next open (G6). */
@@ -103,7 +112,12 @@ export interface LogDocument {
     /** Footer checksum of that segment, for the chain. */
     readonly checksum: number;
     /** Snapshot it was forked from. */
-    readonly snapshot: { readonly volume: VolumeId; readonly id: string; readonly name: SnapshotName };
+    readonly snapshot: {
+      readonly volume: VolumeId;
+      readonly log: LogId;
+      readonly id: string;
+      readonly name: SnapshotName;
+    };
   } | null;
   readonly createdAtMs: number;
 }
@@ -140,16 +154,27 @@ export interface PinDocument {
 }
 
 export type NameDocument =
-  | { readonly format: number; readonly kind: 'directory'; readonly directory: DirectoryId }
+  | {
+      readonly format: number;
+      readonly kind: 'directory';
+      readonly directory: DirectoryId;
+      /** Set before an empty directory is looked through for the last time; whoever puts a name into it takes it back. */
+      readonly removing?: boolean;
+    }
   | { readonly format: number; readonly kind: 'volume'; readonly volume: VolumeId };
 
 export interface IntentDocument {
   readonly format: number;
+  readonly kind: 'volume' | 'rollback';
   readonly volume: VolumeId;
   readonly log: LogId;
   /** Logs in which the maker writes pins; looked through when it is undone. */
   readonly pinned: readonly LogId[];
+  /** Path that a new volume is to get, null for a rollback. */
+  readonly path: string | null;
   readonly node: NodeId;
+  /** Publishing scope of the maker: while it is not fenced the maker may still be at work. */
+  readonly scope: string;
   readonly createdAtMs: number;
 }
 

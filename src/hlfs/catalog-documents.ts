@@ -1,0 +1,259 @@
+/**
+ * Keys of the catalog's documents, and the only way to read them: every document is checked against its schema before
+ * anything believes it. A document that does not fit is DOCUMENT_DAMAGED with its key, never "absent" (N7).
+ *
+ * The schemas allow unknown fields and nothing removes them, so that a rewrite by spreading the object that was read keeps
+ * what a later release added (S10).
+ */
+import { Ajv, type ValidateFunction } from 'ajv';
+import Type, { type TSchema } from 'typebox';
+import type { DirectoryId, LogId, SnapshotName, VolumeId } from '../base/index.ts';
+import { DvceError, limits } from '../base/index.ts';
+import type { HlfsContext } from './context.ts';
+import type { Versioned } from './documents.ts';
+import type {
+  HeadDocument,
+  IntentDocument,
+  LogDocument,
+  NameDocument,
+  PinDocument,
+  SnapshotDocument,
+} from './schema.ts';
+
+export const headKey = (volume: VolumeId): string => `volumes/${volume}/head`;
+export const logDirectory = (log: LogId): string => `logs/${log}`;
+export const logKey = (log: LogId): string => `logs/${log}/log`;
+export const snapshotsPrefix = (log: LogId): string => `logs/${log}/snap`;
+export const snapshotKey = (log: LogId, name: SnapshotName): string => `logs/${log}/snap/${name}`;
+export const pinsPrefix = (log: LogId): string => `logs/${log}/pins`;
+export const pinKey = (log: LogId, who: string): string => `logs/${log}/pins/${who}`;
+export const writersPrefix = (log: LogId): string => `logs/${log}/w`;
+export const namesPrefix = (directory: DirectoryId): string => `names/${directory}`;
+export const nameKey = (directory: DirectoryId, name: string): string =>
+  `names/${directory}/n-${name}`;
+export const intentKey = (log: LogId): string => `intents/${log}`;
+
+const format = Type.Integer({ minimum: 1 });
+const uuid = Type.String({
+  pattern: '^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$',
+});
+const name = Type.String({ pattern: '^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$' });
+/** 64 bits as a decimal string (S10). */
+const uint64 = Type.String({ pattern: '^(0|[1-9][0-9]{0,19})$' });
+const scope = Type.String({ pattern: '^[A-Za-z0-9._@-]+(/[A-Za-z0-9._@-]+)*$' });
+const position = Type.Integer({ minimum: 0, maximum: 0xffff_ffff });
+const checksum = Type.Integer({ minimum: 0, maximum: 0xffff_ffff });
+const timeMs = Type.Number();
+const texts = Type.Array(Type.String());
+const labels = Type.Record(Type.String(), Type.String());
+const nullable = (schema: TSchema): TSchema => Type.Union([Type.Null(), schema]);
+const oneOf = (...values: readonly (string | number)[]): TSchema =>
+  Type.Union(values.map((value) => Type.Literal(value)));
+
+const headSchema = Type.Object({
+  format,
+  features: Type.Object({ compat: texts, roCompat: texts, incompat: texts }),
+  volume: uuid,
+  parent: uuid,
+  name,
+  kind: oneOf('volume', 'image'),
+  state: oneOf('creating', 'active', 'recovering', 'deleting'),
+  epoch: uint64,
+  writer: nullable(uuid),
+  scope: nullable(scope),
+  pending: Type.Array(
+    Type.Object({ epoch: uint64, scope: nullable(scope), log: uuid, wasActive: Type.Boolean() }),
+  ),
+  attachment: nullable(
+    Type.Object({ attachId: Type.String(), vm: Type.String(), runEpoch: Type.String() }),
+  ),
+  sizeBytes: uint64,
+  blockBytes: oneOf(512, 4096),
+  trimFrom: nullable(uint64),
+  log: uuid,
+  logs: Type.Array(uuid),
+  journal: Type.Object({ mode: oneOf('local'), quotaBytes: uint64 }),
+  ensemble: Type.Array(Type.Unknown()),
+  labels,
+  protected: Type.Boolean(),
+  createdAtMs: timeMs,
+  origin: nullable(Type.Object({ volume: uuid, path: Type.String(), snapshot: name })),
+  image: nullable(
+    Type.Object({
+      digest: Type.String(),
+      source: Type.String(),
+      format: oneOf('raw', 'qcow2'),
+      sourceBytes: uint64,
+    }),
+  ),
+});
+
+const rangeSchema = Type.Object({
+  first: position,
+  last: position,
+  log: uuid,
+  store: Type.String({ minLength: 1 }),
+});
+
+const logSchema = Type.Object({
+  format,
+  log: uuid,
+  volume: uuid,
+  base: nullable(
+    Type.Object({
+      ranges: Type.Array(rangeSchema),
+      rootSegment: position,
+      checksum,
+      snapshot: Type.Object({ volume: uuid, log: uuid, id: uuid, name }),
+    }),
+  ),
+  createdAtMs: timeMs,
+});
+
+const snapshotSchema = Type.Object({
+  format,
+  id: uuid,
+  name,
+  volume: uuid,
+  log: uuid,
+  state: oneOf('live', 'deleting'),
+  rootSegment: position,
+  checksum,
+  sizeBytes: uint64,
+  createdAtMs: timeMs,
+  parent: nullable(uuid),
+  protected: Type.Boolean(),
+  labels,
+});
+
+const pinSchema = Type.Object({
+  format,
+  who: Type.String({ pattern: '^[A-Za-z0-9._@-]+$' }),
+  kind: oneOf('fork', 'reader'),
+  volume: uuid,
+  cut: position,
+  createdAtMs: timeMs,
+});
+
+const nameSchema = Type.Union([
+  Type.Object({
+    format,
+    kind: Type.Literal('directory'),
+    directory: uuid,
+    removing: Type.Optional(Type.Boolean()),
+  }),
+  Type.Object({ format, kind: Type.Literal('volume'), volume: uuid }),
+]);
+
+const intentSchema = Type.Object({
+  format,
+  kind: oneOf('volume', 'rollback'),
+  volume: uuid,
+  log: uuid,
+  pinned: Type.Array(uuid),
+  path: nullable(Type.String()),
+  node: uuid,
+  scope,
+  createdAtMs: timeMs,
+});
+
+const ajv = new Ajv({ strict: false });
+const compile = <T>(schema: TSchema): ValidateFunction<T> => ajv.compile<T>(schema);
+const checks = {
+  head: compile<HeadDocument>(headSchema),
+  log: compile<LogDocument>(logSchema),
+  snapshot: compile<SnapshotDocument>(snapshotSchema),
+  pin: compile<PinDocument>(pinSchema),
+  name: compile<NameDocument>(nameSchema),
+  intent: compile<IntentDocument>(intentSchema),
+};
+
+const damaged = (key: string, reason: string): DvceError =>
+  new DvceError('DOCUMENT_DAMAGED', { name: key, reason });
+
+/** @param fits what the schema cannot say; returns the reason why the document does not belong at this key */
+async function readChecked<T>(
+  context: HlfsContext,
+  key: string,
+  check: ValidateFunction<T>,
+  fits: (value: T) => string | undefined,
+): Promise<Versioned<T> | undefined> {
+  const found = await context.documents.read<unknown>(key);
+  if (found === undefined) return undefined;
+  const { value } = found;
+  if (!check(value)) {
+    const [first] = check.errors ?? [];
+    throw damaged(key, `${first?.instancePath ?? ''} ${first?.message ?? 'does not fit'}`.trim());
+  }
+  const reason = fits(value);
+  if (reason !== undefined) throw damaged(key, reason);
+  return { version: found.version, value };
+}
+
+const sizeFits = (text: string): boolean => Number(text) <= limits.volumeBytesMax;
+
+function headFits(volume: VolumeId, head: HeadDocument): string | undefined {
+  if (head.volume !== volume) return `it belongs to volume ${head.volume}`;
+  if (!sizeFits(head.sizeBytes)) return `its size ${head.sizeBytes} is beyond the limit`;
+  if (head.state === 'deleting') return undefined;
+  return head.logs[0] === head.log ? undefined : 'its first log is not the current one';
+}
+
+function rangesFit(document: LogDocument): string | undefined {
+  let next = 1;
+  for (const range of document.base?.ranges ?? []) {
+    if (range.first !== next || range.last < range.first) return 'its ranges have a gap';
+    next = range.last + 1;
+  }
+  const end = document.base?.rootSegment ?? 0;
+  return next === end + 1 ? undefined : `its ranges end at ${next - 1}, not at ${end}`;
+}
+
+export const readHead = (
+  context: HlfsContext,
+  volume: VolumeId,
+): Promise<Versioned<HeadDocument> | undefined> =>
+  readChecked(context, headKey(volume), checks.head, (head) => headFits(volume, head));
+
+export const readLog = (
+  context: HlfsContext,
+  log: LogId,
+): Promise<Versioned<LogDocument> | undefined> =>
+  readChecked(context, logKey(log), checks.log, (document) =>
+    document.log === log ? rangesFit(document) : `it belongs to log ${document.log}`,
+  );
+
+export const readSnapshot = (
+  context: HlfsContext,
+  log: LogId,
+  snapshot: SnapshotName,
+): Promise<Versioned<SnapshotDocument> | undefined> =>
+  readChecked(context, snapshotKey(log, snapshot), checks.snapshot, (document) =>
+    document.log === log && document.name === snapshot && sizeFits(document.sizeBytes)
+      ? undefined
+      : 'it does not belong at this key',
+  );
+
+export const readPin = (
+  context: HlfsContext,
+  log: LogId,
+  who: string,
+): Promise<Versioned<PinDocument> | undefined> =>
+  readChecked(context, pinKey(log, who), checks.pin, (pin) =>
+    pin.who === who ? undefined : `it belongs to ${pin.who}`,
+  );
+
+export const readName = (
+  context: HlfsContext,
+  directory: DirectoryId,
+  entry: string,
+): Promise<Versioned<NameDocument> | undefined> =>
+  readChecked(context, nameKey(directory, entry), checks.name, () => undefined);
+
+export const readIntent = (
+  context: HlfsContext,
+  log: LogId,
+): Promise<Versioned<IntentDocument> | undefined> =>
+  readChecked(context, intentKey(log), checks.intent, (intent) =>
+    intent.log === log ? undefined : `it belongs to log ${intent.log}`,
+  );

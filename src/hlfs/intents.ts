@@ -1,0 +1,138 @@
+/**
+ * Intents: how a volume or log that was half made is found and undone (N2). The maker writes `intents/<log>` first and
+ * removes it last; in between it makes the log, its pins, the head, the name. What decides is the head alone: once it is
+ * active (new volume) or names the log (rollback), the thing exists and only the intent is left to remove; else
+ * everything that the intent lists is taken away. Age decides nothing; the intent of a process that may still be at work is
+ * left alone.
+ */
+import {
+  asLogId,
+  isUuid,
+  type LogId,
+  limits,
+  toDvceError,
+  type VolumePath,
+} from '../base/index.ts';
+import { headKey, intentKey, readHead, readIntent, readName } from './catalog-documents.ts';
+import type { HlfsContext } from './context.ts';
+import { changedTooOften, isUsable } from './heads.ts';
+import { dropEntry, pruneAbove } from './names.ts';
+import { releasePins } from './pins.ts';
+import { removeHead, removeLog } from './removal.ts';
+import type { HeadDocument, IntentDocument } from './schema.ts';
+import { storeFormatVersion } from './schema.ts';
+import { scopeIsAlive } from './scopes.ts';
+
+export async function writeIntent(
+  context: HlfsContext,
+  intent: Pick<IntentDocument, 'kind' | 'volume' | 'log' | 'pinned' | 'path'>,
+): Promise<IntentDocument> {
+  const document: IntentDocument = {
+    format: storeFormatVersion,
+    ...intent,
+    node: context.node,
+    scope: context.scope,
+    createdAtMs: context.clock.wallMs(),
+  };
+  await context.documents.create(context.scope, intentKey(intent.log), document);
+  return document;
+}
+
+/**
+ * Run the steps that an intent announces, then remove the intent. When a step fails, the head tells whether the last one
+ * took place all the same; if not, everything is undone and the failure goes on to the caller.
+ */
+export async function underIntent(
+  context: HlfsContext,
+  intent: IntentDocument,
+  steps: () => Promise<void>,
+): Promise<void> {
+  try {
+    await steps();
+  } catch (error) {
+    if ((await trySettle(context, intent)) !== 'kept') throw error;
+    return;
+  }
+  await trySettle(context, intent);
+}
+
+/** A failure leaves the intent for the next start of this node. */
+async function trySettle(
+  context: HlfsContext,
+  intent: IntentDocument,
+): Promise<'kept' | 'undone' | 'unknown'> {
+  try {
+    return await settleIntent(context, intent);
+  } catch (error) {
+    const { code, message } = toDvceError(error);
+    context.logger.warn({ log: intent.log, code }, `an intent is left for later: ${message}`);
+    return 'unknown';
+  }
+}
+
+async function settleIntent(
+  context: HlfsContext,
+  intent: IntentDocument,
+): Promise<'kept' | 'undone'> {
+  const isKept =
+    intent.kind === 'volume'
+      ? await settleVolume(context, intent)
+      : await settleRollback(context, intent);
+  await context.documents.purge(intentKey(intent.log));
+  return isKept ? 'kept' : 'undone';
+}
+
+/** @returns true when the volume exists */
+async function settleVolume(context: HlfsContext, intent: IntentDocument): Promise<boolean> {
+  for (let attempt = 0; attempt < limits.documentTries; attempt += 1) {
+    const head = await readHead(context, intent.volume);
+    if (head !== undefined && isUsable(head.value)) return true;
+    // Deleted since, or an undoing that was cut short: the reaper has it.
+    if (head?.value.state === 'deleting') return false;
+    if (head !== undefined) {
+      const deleting = { ...head.value, state: 'deleting' } as const;
+      const key = headKey(intent.volume);
+      if (!(await context.documents.replace(context.scope, key, head.version, deleting))) continue;
+      await dropName(context, head.value);
+    }
+    await releasePins(context, intent.pinned, intent.log);
+    await removeLog(context, intent.log);
+    if (head !== undefined) await removeHead(context, intent.volume);
+    if (intent.path !== null) await pruneAbove(context, intent.path as VolumePath);
+    return false;
+  }
+  throw changedTooOften('volume', intent.volume);
+}
+
+/** Drop the name of a volume that is on its way out, if it still has it. */
+export async function dropName(context: HlfsContext, head: HeadDocument): Promise<void> {
+  for (let attempt = 0; attempt < limits.documentTries; attempt += 1) {
+    const entry = await readName(context, head.parent, head.name);
+    if (entry?.value.kind !== 'volume' || entry.value.volume !== head.volume) return;
+    if (await dropEntry(context, head, entry.version)) return;
+  }
+  throw changedTooOften('volume', head.name);
+}
+
+/** @returns true when the volume's head has the log */
+async function settleRollback(context: HlfsContext, intent: IntentDocument): Promise<boolean> {
+  const head = await readHead(context, intent.volume);
+  if (head?.value.logs.includes(intent.log) === true) return true;
+  await releasePins(context, intent.pinned, intent.log);
+  await removeLog(context, intent.log);
+  return false;
+}
+
+/** At the start of a process, after the scopes of its predecessors were fenced: undo what they left half made. */
+export async function reapIntents(context: HlfsContext): Promise<void> {
+  for (const name of await context.documents.names('intents')) {
+    if (!isUuid(name)) continue;
+    const log: LogId = asLogId(name);
+    const intent = (await readIntent(context, log))?.value;
+    if (intent === undefined) await context.documents.purge(intentKey(log));
+    else if (!(await scopeIsAlive(context, intent.scope))) {
+      const outcome = await settleIntent(context, intent);
+      context.logger.info({ volume: intent.volume, log, outcome }, 'settled an intent');
+    }
+  }
+}

@@ -1,0 +1,363 @@
+/**
+ * Snapshots of a volume: documents in the logs that the volume has had, and the tree that they form.
+ *
+ * Invariants:
+ * - a name is used once among all logs of a volume;
+ * - the tree follows from positions: a snapshot's parent is the newest living snapshot before it in its log, else the one
+ *   that the log was forked from, and so on through the logs. The `parent` in a document is a copy of that for other
+ *   readers; it is set right before a snapshot goes, so that it never names one that is gone (B-09);
+ * - deletion (G3): `deleting` is set, then the pins are listed. A fork writes its pins, then looks at the state. So either
+ *   the deletion sees the pin and takes itself back, or the fork sees `deleting` and gives up. Removal is a compare-and-swap
+ *   from the version that says `deleting`; any process may finish or revert the deletion of another.
+ *
+ * A fork within the same volume (rollback) does not hold its snapshot's name back: its pin keeps the segments.
+ */
+import {
+  asSnapshotName,
+  DvceError,
+  type LogId,
+  limits,
+  randomUuid,
+  type SnapshotName,
+  type VolumeId,
+} from '../base/index.ts';
+import { readLog, readSnapshot, snapshotKey, snapshotsPrefix } from './catalog-documents.ts';
+import type { HlfsContext } from './context.ts';
+import type { Versioned } from './documents.ts';
+import { changedTooOften, checkLabels, requireHead } from './heads.ts';
+import { listNames } from './names.ts';
+import { listPins } from './pins.ts';
+import type { HeadDocument, PinDocument, SnapshotDocument } from './schema.ts';
+import { storeFormatVersion } from './schema.ts';
+
+export interface SnapshotRecord {
+  readonly document: SnapshotDocument;
+  /** Id of the nearest living snapshot that it descends from, within the volume. */
+  readonly parent: string | null;
+  /** The volume's current content descends from it. */
+  readonly current: boolean;
+  /** Other volumes that start from it. */
+  readonly clones: readonly VolumeId[];
+}
+
+/** One log of a volume with its living snapshots, oldest first. */
+interface Line {
+  readonly log: LogId;
+  /** Where in another log of the same volume it starts. */
+  readonly base: { readonly log: LogId; readonly cut: number; readonly snapshotId: string } | null;
+  readonly snapshots: readonly SnapshotDocument[];
+}
+
+/** All snapshot documents of a log, whatever their state. */
+export async function snapshotsIn(
+  context: HlfsContext,
+  log: LogId,
+): Promise<Versioned<SnapshotDocument>[]> {
+  const found: Versioned<SnapshotDocument>[] = [];
+  for (const name of await context.documents.names(snapshotsPrefix(log))) {
+    const snapshot = await readSnapshot(context, log, asSnapshotName(name));
+    if (snapshot !== undefined) found.push(snapshot);
+  }
+  return found;
+}
+
+/** Snapshots at one position (nothing was written between them) follow each other by their parents. */
+function ordered(snapshots: readonly SnapshotDocument[]): SnapshotDocument[] {
+  const byId = new Map(snapshots.map((snapshot) => [snapshot.id, snapshot]));
+  const rank = (snapshot: SnapshotDocument): number => {
+    let depth = 0;
+    let above = byId.get(snapshot.parent ?? '');
+    while (above?.rootSegment === snapshot.rootSegment && depth < snapshots.length) {
+      depth += 1;
+      above = byId.get(above.parent ?? '');
+    }
+    return depth;
+  };
+  return snapshots.toSorted(
+    (a, b) => a.rootSegment - b.rootSegment || rank(a) - rank(b) || a.createdAtMs - b.createdAtMs,
+  );
+}
+
+/** The logs of a volume, the current one first. */
+async function linesOf(context: HlfsContext, head: HeadDocument): Promise<Line[]> {
+  const lines: Line[] = [];
+  for (const log of head.logs) {
+    const base = (await readLog(context, log))?.value.base ?? null;
+    const all = await snapshotsIn(context, log);
+    const living = all.map(({ value }) => value).filter(({ state }) => state === 'live');
+    lines.push({
+      log,
+      base:
+        base?.snapshot.volume === head.volume
+          ? { log: base.snapshot.log, cut: base.rootSegment, snapshotId: base.snapshot.id }
+          : null,
+      snapshots: ordered(living),
+    });
+  }
+  return lines;
+}
+
+/** The snapshot that a log of the volume starts from: itself, or when it is gone its nearest living ancestor. */
+function startOf(lines: readonly Line[], log: LogId): SnapshotDocument | undefined {
+  let at = log;
+  for (let steps = 0; steps < lines.length; steps += 1) {
+    const base = lines.find((line) => line.log === at)?.base;
+    if (base === undefined || base === null) return undefined;
+    const below = lines.find((line) => line.log === base.log)?.snapshots ?? [];
+    const found =
+      below.find(({ id }) => id === base.snapshotId) ??
+      below.findLast(({ rootSegment }) => rootSegment <= base.cut);
+    if (found !== undefined) return found;
+    at = base.log;
+  }
+  return undefined;
+}
+
+function parentOf(
+  lines: readonly Line[],
+  snapshot: SnapshotDocument,
+): SnapshotDocument | undefined {
+  const line = lines.find(({ log }) => log === snapshot.log);
+  const index = line?.snapshots.findIndex(({ id }) => id === snapshot.id) ?? -1;
+  return index > 0 ? line?.snapshots[index - 1] : startOf(lines, snapshot.log);
+}
+
+/** The newest snapshot that the current content descends from. */
+const newestOf = (lines: readonly Line[], log: LogId): SnapshotDocument | undefined =>
+  lines.find((line) => line.log === log)?.snapshots.at(-1) ?? startOf(lines, log);
+
+/** Living snapshots of a volume, parents before children. */
+export async function listSnapshots(
+  context: HlfsContext,
+  volume: VolumeId,
+): Promise<SnapshotRecord[]> {
+  const { value: head } = await requireHead(context, volume);
+  const lines = await linesOf(context, head);
+  const current = new Set<string>();
+  let above = newestOf(lines, head.log);
+  while (above !== undefined && !current.has(above.id)) {
+    current.add(above.id);
+    above = parentOf(lines, above);
+  }
+  const records: SnapshotRecord[] = [];
+  for (const line of lines.toReversed()) {
+    const pins = await listPins(context, line.log);
+    for (const document of line.snapshots) {
+      const blocking = pins.filter((pin) => pin.kind === 'fork' && blocks(pin, document));
+      records.push({
+        document,
+        parent: parentOf(lines, document)?.id ?? null,
+        current: current.has(document.id),
+        clones: blocking.map((pin) => pin.volume),
+      });
+    }
+  }
+  return records;
+}
+
+/** @throws NOT_FOUND; CONFLICT while it is being deleted */
+export async function findSnapshot(
+  context: HlfsContext,
+  volume: VolumeId,
+  name: string,
+): Promise<Versioned<SnapshotDocument>> {
+  const checked = asSnapshotName(name);
+  const { value: head } = await requireHead(context, volume);
+  for (const log of head.logs) {
+    const found = await readSnapshot(context, log, checked);
+    if (found === undefined) continue;
+    if (found.value.state === 'live') return found;
+    throw new DvceError('CONFLICT', { kind: 'snapshot', name, reason: 'it is being deleted' });
+  }
+  throw new DvceError('NOT_FOUND', { kind: 'snapshot', name });
+}
+
+/** @throws ALREADY_EXISTS, INVALID_NAME. The engine asks before it cuts. */
+export async function checkSnapshotName(
+  context: HlfsContext,
+  head: HeadDocument,
+  name: string,
+): Promise<SnapshotName> {
+  const checked = asSnapshotName(name);
+  for (const log of head.logs)
+    if ((await readSnapshot(context, log, checked)) !== undefined)
+      throw new DvceError('ALREADY_EXISTS', { kind: 'snapshot', name });
+  return checked;
+}
+
+export interface NewSnapshot {
+  readonly name: string;
+  readonly log: LogId;
+  readonly rootSegment: number;
+  readonly checksum: number;
+  readonly sizeBytes: number;
+  readonly labels: Readonly<Record<string, string>>;
+  readonly protected: boolean;
+}
+
+/**
+ * The last step of a snapshot: once its root is durable, its document makes it exist.
+ * @param scope the writer's publishing scope: a writer that was fenced makes no snapshots
+ */
+export async function createSnapshotDocument(
+  context: HlfsContext,
+  scope: string,
+  volume: VolumeId,
+  made: NewSnapshot,
+): Promise<SnapshotDocument> {
+  checkLabels(made.labels);
+  const { value: head } = await requireHead(context, volume);
+  const name = await checkSnapshotName(context, head, made.name);
+  if (head.log !== made.log)
+    throw new DvceError('FENCED', { name: volume, reason: 'its current log is another one' });
+  const lines = await linesOf(context, head);
+  const before = lines
+    .find(({ log }) => log === made.log)
+    ?.snapshots.findLast(({ rootSegment }) => rootSegment <= made.rootSegment);
+  const document: SnapshotDocument = {
+    format: storeFormatVersion,
+    id: randomUuid(context.random),
+    name,
+    volume,
+    log: made.log,
+    state: 'live',
+    rootSegment: made.rootSegment,
+    checksum: made.checksum,
+    sizeBytes: String(made.sizeBytes),
+    createdAtMs: context.clock.wallMs(),
+    parent: (before ?? startOf(lines, made.log))?.id ?? null,
+    protected: made.protected,
+    labels: made.labels,
+  };
+  if (!(await context.documents.create(scope, snapshotKey(made.log, name), document)))
+    throw new DvceError('ALREADY_EXISTS', { kind: 'snapshot', name });
+  return document;
+}
+
+/** Change a snapshot's labels or protection. */
+export async function updateSnapshot(
+  context: HlfsContext,
+  volume: VolumeId,
+  name: string,
+  change: {
+    readonly labels?: Readonly<Record<string, string>>;
+    readonly protected?: boolean;
+  },
+): Promise<SnapshotDocument> {
+  if (change.labels !== undefined) checkLabels(change.labels);
+  for (let attempt = 0; attempt < limits.documentTries; attempt += 1) {
+    const { version, value } = await findSnapshot(context, volume, name);
+    const next = { ...value, ...change };
+    if (await replaceSnapshot(context, value, version, next)) return next;
+  }
+  throw changedTooOften('snapshot', name);
+}
+
+const replaceSnapshot = (
+  context: HlfsContext,
+  { log, name }: SnapshotDocument,
+  version: number,
+  next: SnapshotDocument,
+): Promise<boolean> =>
+  context.documents.replace(context.scope, snapshotKey(log, name), version, next);
+
+/** Does this pin keep the snapshot from being deleted? */
+const blocks = (pin: PinDocument, snapshot: SnapshotDocument): boolean =>
+  pin.cut === snapshot.rootSegment && (pin.kind === 'reader' || pin.volume !== snapshot.volume);
+
+/** Delete a snapshot, wherever it is in the tree (G3). @throws PROTECTED, IN_USE naming the clones, NOT_FOUND */
+export async function deleteSnapshot(
+  context: HlfsContext,
+  volume: VolumeId,
+  name: string,
+): Promise<void> {
+  for (let attempt = 0; attempt < limits.documentTries; attempt += 1) {
+    const { version, value } = await findSnapshot(context, volume, name);
+    if (value.protected) throw new DvceError('PROTECTED', { kind: 'snapshot', name });
+    const deleting = { ...value, state: 'deleting' } as const;
+    if (!(await replaceSnapshot(context, value, version, deleting))) continue;
+    const outcome = await finishDeletion(context, { version: version + 1, value: deleting });
+    if (outcome === 'gone') return;
+    if (outcome !== 'changed') throw await inUse(context, name, outcome);
+  }
+  throw changedTooOften('snapshot', name);
+}
+
+async function inUse(
+  context: HlfsContext,
+  name: string,
+  pins: readonly PinDocument[],
+): Promise<DvceError> {
+  const volumes = await listNames(context, '/');
+  const users = pins.map((pin) => {
+    if (pin.kind === 'reader') return 'a reader';
+    const found = volumes.find((record) => record.id === pin.volume);
+    return found === undefined ? `the deleted volume ${pin.volume}` : `its clone ${found.path}`;
+  });
+  return new DvceError('IN_USE', {
+    kind: 'snapshot',
+    name,
+    reason: [...new Set(users)].sort().join(', '),
+    advice: 'Delete its clones first, and close what reads it.',
+  });
+}
+
+/**
+ * From `deleting` to gone, or back to live when a pin is there.
+ * @returns the pins that stand against it; `changed` when somebody else finished or reverted it
+ */
+async function finishDeletion(
+  context: HlfsContext,
+  { version, value }: Versioned<SnapshotDocument>,
+): Promise<'gone' | 'changed' | readonly PinDocument[]> {
+  const pins = (await listPins(context, value.log)).filter((pin) => blocks(pin, value));
+  if (pins.length > 0) {
+    const reverted = await replaceSnapshot(context, value, version, { ...value, state: 'live' });
+    return reverted ? pins : 'changed';
+  }
+  await repairParents(context, value.volume);
+  const key = snapshotKey(value.log, value.name);
+  if (await context.documents.delete(context.scope, key, version)) return 'gone';
+  const now = await readSnapshot(context, value.log, value.name);
+  return now?.value.id === value.id ? 'changed' : 'gone';
+}
+
+/** Set every `parent` of a volume's living snapshots to what their positions say; deleted ones no longer count (B-09). */
+async function repairParents(context: HlfsContext, volume: VolumeId): Promise<void> {
+  const { value: head } = await requireHead(context, volume);
+  const lines = await linesOf(context, head);
+  for (const { snapshots } of lines)
+    for (const { log, name, id } of snapshots) {
+      const present = await readSnapshot(context, log, name);
+      if (present?.value.id !== id || present.value.state !== 'live') continue;
+      const parent = parentOf(lines, present.value)?.id ?? null;
+      // Losing is harmless: the tree follows from positions.
+      if (present.value.parent !== parent)
+        await replaceSnapshot(context, present.value, present.version, {
+          ...present.value,
+          parent,
+        });
+    }
+}
+
+/** Finish or revert deletions that a process left behind. */
+export async function settleDeletions(context: HlfsContext, head: HeadDocument): Promise<void> {
+  for (const log of head.logs)
+    for (const snapshot of await snapshotsIn(context, log)) {
+      if (snapshot.value.state !== 'deleting') continue;
+      const outcome = await finishDeletion(context, snapshot);
+      if (outcome === 'gone' || outcome === 'changed') continue;
+      await repairParents(context, head.volume);
+    }
+}
+
+/** Take the snapshots of a deleted volume away, so that no fork can start from them any more. */
+export async function dropSnapshots(context: HlfsContext, log: LogId): Promise<void> {
+  for (let attempt = 0; attempt < limits.documentTries; attempt += 1) {
+    const present = await snapshotsIn(context, log);
+    if (present.length === 0) return;
+    for (const { version, value } of present)
+      await context.documents.delete(context.scope, snapshotKey(log, value.name), version);
+  }
+  throw changedTooOften('log', log);
+}
