@@ -1,0 +1,36 @@
+/**
+ * Examples in Markdown: fenced blocks marked `sh test`, with what they need and how long they may take.
+ *
+ *     ```sh test needs=qemu-io,nbdinfo limit=120
+ */
+export interface Example {
+  readonly page: string;
+  readonly line: number;
+  readonly script: string;
+  readonly needs: readonly string[];
+  readonly limitMs: number;
+}
+
+const limitMsDefault = 60_000;
+
+export function examplesIn(page: string, markdown: string): Example[] {
+  return [...markdown.matchAll(/^```sh test([^\n]*)\n([\s\S]*?)^```$/gm)].map((match) => {
+    const words = new Map(
+      (match[1] ?? '')
+        .trim()
+        .split(/\s+/)
+        .filter((word) => word !== '')
+        .map((word) => word.split('=') as [string, string]),
+    );
+    for (const word of words.keys())
+      if (word !== 'needs' && word !== 'limit') throw new Error(`${page}: unknown word ${word}`);
+    const limit = words.get('limit');
+    return {
+      page,
+      line: markdown.slice(0, match.index).split('\n').length,
+      script: match[2] ?? '',
+      needs: words.get('needs')?.split(',') ?? [],
+      limitMs: limit === undefined ? limitMsDefault : Number(limit) * 1000,
+    };
+  });
+}

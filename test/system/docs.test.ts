@@ -1,0 +1,78 @@
+// limit: 420 s
+/** Runs the examples of the documentation, page by page, against a real agent in a data directory of its own. */
+import { execFileSync, spawn } from 'node:child_process';
+import { existsSync, globSync, mkdtempSync, readFileSync, rmSync, symlinkSync } from 'node:fs';
+import { delimiter, join, resolve } from 'node:path';
+import t from 'tap';
+import { type Example, examplesIn } from '../support/examples.ts';
+
+const root = resolve(import.meta.dirname, '../..');
+
+const onPath = (tool: string): boolean =>
+  `${process.env['PATH']}:/usr/sbin:/sbin`
+    .split(delimiter)
+    .some((directory) => existsSync(join(directory, tool)));
+
+interface Outcome {
+  readonly status: number | null;
+  readonly output: string;
+}
+
+/** Blocks of a page share one shell's variables: each block begins with the assignments of those before it. */
+function runBlock(example: Example, assignments: string, directory: string): Promise<Outcome> {
+  const child = spawn('bash', ['-euo', 'pipefail', '-c', `${assignments}\n${example.script}`], {
+    cwd: join(directory, 'checkout'),
+    stdio: ['ignore', 'pipe', 'pipe'],
+    timeout: example.limitMs,
+    env: {
+      ...process.env,
+      PATH: `${join(root, 'bin')}:${process.env['PATH']}:/usr/sbin:/sbin`,
+      DVCE_DATA_DIR: join(directory, 'data'),
+    },
+  });
+  let output = '';
+  for (const stream of [child.stdout, child.stderr])
+    stream.on('data', (chunk: Buffer) => {
+      output = (output + chunk.toString('utf8')).slice(-8192);
+    });
+  return new Promise((done) => child.on('exit', (status) => done({ status, output })));
+}
+
+const pages = ['README.md', ...globSync('docs/{guide,operations}/*.md', { cwd: root }).sort()];
+const examples = pages.flatMap((page) => examplesIn(page, readFileSync(join(root, page), 'utf8')));
+
+t.test('there are examples to run', async (t) => {
+  t.ok(examples.length > 5);
+});
+
+for (const page of new Set(examples.map((example) => example.page)))
+  t.test(`the examples of ${page} work`, async (t) => {
+    const directory = mkdtempSync('/tmp/dvce-docs-');
+    symlinkSync(root, join(directory, 'checkout'));
+    const environment = { ...process.env, DVCE_DATA_DIR: join(directory, 'data') };
+    t.teardown(() => {
+      try {
+        execFileSync(join(root, 'bin/dvce'), ['down', '--stop-vms'], {
+          env: environment,
+          stdio: 'ignore',
+          timeout: 60_000,
+        });
+      } catch {
+        // The page has stopped the agent itself, or it never ran; what still runs is found by the test runner.
+      }
+      rmSync(directory, { recursive: true, force: true });
+    });
+    let assignments = '';
+    for (const example of examples.filter((each) => each.page === page)) {
+      const name = `${page}:${example.line}`;
+      const missing = example.needs.filter((tool) => !onPath(tool));
+      if (missing.length > 0) {
+        t.skip(`${name} needs ${missing.join(', ')}`);
+        continue;
+      }
+      const { status, output } = await runBlock(example, assignments, directory);
+      t.equal(status, 0, `${name} ends with status 0`, { script: example.script, output });
+      assignments += [...example.script.matchAll(/^[a-z_]+="[^"]*"$/gm)].join('\n');
+      if (status !== 0) break;
+    }
+  });
