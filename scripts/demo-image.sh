@@ -142,4 +142,5 @@ if [ -n "$force" ] || [ ! -s "$packed" ]; then
   qemu-img convert -f raw -O qcow2 -c "$raw" "$packed.part"
   mv "$packed.part" "$packed"
 fi
+ln -sfn "$(basename "$packed")" "$directory/demo.qcow2"
 echo "$packed"

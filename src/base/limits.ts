@@ -35,8 +35,16 @@ export const limitTable = {
     'bytes',
     'files are recycled whole; eight of them make the default quota',
   ),
-  journalFilesMin: limit(4, 'count', 'one active, one kept back for a failed file, two that are being covered'),
-  journalPoolFiles: limit(16, 'count', 'zero-written files of closed volumes kept for the next open'),
+  journalFilesMin: limit(
+    4,
+    'count',
+    'one active, one kept back for a failed file, two that are being covered',
+  ),
+  journalPoolFiles: limit(
+    16,
+    'count',
+    'zero-written files of closed volumes kept for the next open',
+  ),
   journalSlowPercent: limit(
     75,
     'percent',
@@ -322,6 +330,15 @@ export const limitTable = {
   qmpMessageBytesMax: limit(4 * MiB, 'bytes', 'one message of the hypervisor'),
   qmpCommandMs: limit(10_000, 'ms', 'one command to the hypervisor'),
   qmpInFlightMax: limit(32, 'count', 'commands to one hypervisor that wait for their answer'),
+  redirectsMax: limit(5, 'count', 'addresses that one download may be led on to'),
+  downloadIdleMs: limit(30_000, 'ms', 'a server that sends nothing for this long is given up'),
+  imageStallMs: limit(
+    1_800_000,
+    'ms',
+    'qemu-img reports each percent: one of the largest image at 25 MiB/s takes less',
+  ),
+  imageReconnectMs: limit(60_000, 'ms', 'an import waits this long for blockd to come back'),
+  imageCancelMs: limit(5000, 'ms', 'an import process that was told to stop is killed after this'),
 } as const satisfies Record<string, Limit>;
 
 export type LimitName = keyof typeof limitTable;
