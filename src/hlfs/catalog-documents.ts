@@ -20,17 +20,27 @@ import type {
   SnapshotDocument,
 } from './schema.ts';
 
+/**
+ * Names that people choose end in `@` where they are part of a key, which no name contains: so none is taken for a version or
+ * for what a store keeps for itself (N1).
+ */
+const nameToPart = (name: string): string => `${name}@`;
+/** undefined when the part of a key is none of these. */
+export const partToName = (part: string): string | undefined =>
+  part.endsWith('@') ? part.slice(0, -1) : undefined;
+
 export const headKey = (volume: VolumeId): string => `volumes/${volume}/head`;
 export const logDirectory = (log: LogId): string => `logs/${log}`;
 export const logKey = (log: LogId): string => `logs/${log}/log`;
 export const snapshotsPrefix = (log: LogId): string => `logs/${log}/snap`;
-export const snapshotKey = (log: LogId, name: SnapshotName): string => `logs/${log}/snap/${name}`;
+export const snapshotKey = (log: LogId, name: SnapshotName): string =>
+  `logs/${log}/snap/${nameToPart(name)}`;
 export const pinsPrefix = (log: LogId): string => `logs/${log}/pins`;
 export const pinKey = (log: LogId, who: string): string => `logs/${log}/pins/${who}`;
 export const writersPrefix = (log: LogId): string => `logs/${log}/w`;
 export const namesPrefix = (directory: DirectoryId): string => `names/${directory}`;
 export const nameKey = (directory: DirectoryId, name: string): string =>
-  `names/${directory}/n-${name}`;
+  `names/${directory}/${nameToPart(name)}`;
 export const intentKey = (log: LogId): string => `intents/${log}`;
 
 const format = Type.Integer({ minimum: 1 });

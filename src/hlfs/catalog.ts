@@ -41,13 +41,13 @@ import {
   claimName,
   dropEntry,
   dropIfStale,
-  listNames,
   makePlace,
   noSuchVolume,
   pruneAbove,
   resolve,
   type VolumeRecord,
 } from './names.ts';
+import { listNames } from './names-walk.ts';
 import { writePins } from './pins.ts';
 import type { FeatureSets, HeadDocument, ImageFacts, LogDocument, Origin } from './schema.ts';
 import { storeFormatVersion } from './schema.ts';

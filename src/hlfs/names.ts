@@ -2,7 +2,7 @@
  * The hierarchical namespace (N1). Purpose: `/prod/shop/db` -> volume, without a lock and without a moment in which a crash
  * leaves a volume nameless or two volumes with one name.
  *
- * Format: an entry `names/<directory id>/n-<name>` names a sub-directory or a volume. Because entries are keyed by the id of
+ * Format: an entry `names/<directory id>/<name>@` names a sub-directory or a volume. Because entries are keyed by the id of
  * the directory and not by its path, they need no rewriting when something above them changes. The root directory has a
  * constant id. Directories are made with the first name in them and go with the last one.
  *
@@ -19,7 +19,6 @@
  */
 import {
   asDirectoryId,
-  asVolumePath,
   type DirectoryId,
   DvceError,
   limits,
@@ -27,7 +26,14 @@ import {
   type VolumeId,
   type VolumePath,
 } from '../base/index.ts';
-import { headKey, nameKey, namesPrefix, readHead, readName } from './catalog-documents.ts';
+import {
+  headKey,
+  nameKey,
+  namesPrefix,
+  partToName,
+  readHead,
+  readName,
+} from './catalog-documents.ts';
 import type { HlfsContext } from './context.ts';
 import type { Versioned } from './documents.ts';
 import { changedTooOften, isAt, isUsable } from './heads.ts';
@@ -47,7 +53,7 @@ export interface Place {
 }
 
 /** A directory and the entry that names it. */
-interface Home {
+export interface Home {
   readonly parent: DirectoryId;
   readonly name: string;
   readonly directory: DirectoryId;
@@ -75,7 +81,10 @@ function placeIn(path: VolumePath, above: readonly Home[]): Place {
 const pathOf = (above: readonly Home[]): string => `/${above.map((home) => home.name).join('/')}`;
 
 /** The place of a path; undefined when a directory on the way is missing. Changes nothing. */
-async function findPlace(context: HlfsContext, path: VolumePath): Promise<Place | undefined> {
+export async function findPlace(
+  context: HlfsContext,
+  path: VolumePath,
+): Promise<Place | undefined> {
   const above: Home[] = [];
   for (const name of partsOf(path).slice(0, -1)) {
     const parent = above.at(-1)?.directory ?? rootDirectory;
@@ -297,11 +306,11 @@ export async function checkFree(context: HlfsContext, path: VolumePath): Promise
 }
 
 /** Names in a directory, in order; entries that were dropped may still be among them. */
-async function namesIn(context: HlfsContext, directory: DirectoryId): Promise<string[]> {
+export async function namesIn(context: HlfsContext, directory: DirectoryId): Promise<string[]> {
   const names = await context.documents.names(namesPrefix(directory));
   return names
-    .filter((name) => name.startsWith('n-'))
-    .map((name) => name.slice(2))
+    .map(partToName)
+    .filter((name) => name !== undefined)
     .sort();
 }
 
@@ -312,7 +321,7 @@ async function isEmpty(context: HlfsContext, directory: DirectoryId): Promise<bo
 }
 
 /** @returns true when the directory is gone, false when it has names in it */
-async function removeDirectory(context: HlfsContext, home: Home): Promise<boolean> {
+export async function removeDirectory(context: HlfsContext, home: Home): Promise<boolean> {
   const key = nameKey(home.parent, home.name);
   const entry = await readName(context, home.parent, home.name);
   if (entry?.value.kind !== 'directory' || entry.value.directory !== home.directory) return true;
@@ -332,83 +341,4 @@ export async function pruneAbove(context: HlfsContext, path: VolumePath): Promis
   const place = await findPlace(context, path);
   for (const home of place?.above.toReversed() ?? [])
     if (!(await removeDirectory(context, home))) return;
-}
-
-/** What `walk` meets: a directory's entry after everything below it, or the entry of a volume. */
-type Met =
-  | { readonly kind: 'directory'; readonly home: Home }
-  | {
-      readonly kind: 'volume';
-      readonly place: { path: VolumePath; parent: DirectoryId; name: string };
-      readonly volume: VolumeId;
-    };
-
-async function* walk(
-  context: HlfsContext,
-  directory: DirectoryId,
-  path: string,
-): AsyncGenerator<Met> {
-  for (const name of await namesIn(context, directory)) {
-    const entry = await readName(context, directory, name);
-    if (entry === undefined) continue;
-    const below = `${path}/${name}`;
-    if (entry.value.kind === 'volume') {
-      const place = { path: below as VolumePath, parent: directory, name };
-      yield { kind: 'volume', place, volume: entry.value.volume };
-      continue;
-    }
-    yield* walk(context, entry.value.directory, below);
-    const home = { parent: directory, name, directory: entry.value.directory };
-    yield { kind: 'directory', home };
-  }
-}
-
-/** Volumes at or below a path (`/` is everything), in order of their paths. Changes nothing (B-03). */
-export async function listNames(context: HlfsContext, prefix: string): Promise<VolumeRecord[]> {
-  const found: VolumeRecord[] = [];
-  const add = (path: VolumePath, head: Versioned<HeadDocument>): void => {
-    found.push({ path, id: head.value.volume, version: head.version, head: head.value });
-  };
-  if (prefix === '' || prefix === '/') {
-    await collect(context, rootDirectory, '', add);
-    return found;
-  }
-  const path = asVolumePath(prefix);
-  const place = await findPlace(context, path);
-  if (place === undefined) return [];
-  const entry = await readName(context, place.parent, place.name);
-  if (entry?.value.kind === 'directory') await collect(context, entry.value.directory, path, add);
-  if (entry?.value.kind === 'volume') {
-    const head = await readHead(context, entry.value.volume);
-    if (head !== undefined && isUsable(head.value) && isAt(head.value, place)) add(path, head);
-  }
-  return found;
-}
-
-async function collect(
-  context: HlfsContext,
-  directory: DirectoryId,
-  path: string,
-  add: (path: VolumePath, head: Versioned<HeadDocument>) => void,
-): Promise<void> {
-  for await (const met of walk(context, directory, path)) {
-    if (met.kind !== 'volume') continue;
-    const head = await readHead(context, met.volume);
-    if (head !== undefined && isUsable(head.value) && isAt(head.value, met.place))
-      add(met.place.path, head);
-  }
-}
-
-/** Go through the whole namespace: drop stale entries and empty directories that a crash left behind. */
-export async function sweepNames(context: HlfsContext): Promise<void> {
-  for await (const met of walk(context, rootDirectory, '')) {
-    try {
-      if (met.kind === 'volume') await dropIfStale(context, met.place);
-      else await removeDirectory(context, met.home);
-    } catch (error) {
-      // One damaged head must not keep the rest from being repaired.
-      if (!(error instanceof DvceError) || error.code !== 'DOCUMENT_DAMAGED') throw error;
-      context.logger.error({ key: error.context['name'] }, error.message);
-    }
-  }
 }

@@ -13,7 +13,7 @@ import { headKey, readHead } from './catalog-documents.ts';
 import type { HlfsContext } from './context.ts';
 import { updateHead, volumeIds } from './heads.ts';
 import { dropName, reapIntents } from './intents.ts';
-import { sweepNames } from './names.ts';
+import { sweepNames } from './names-walk.ts';
 import { listPins, reapReaderPins } from './pins.ts';
 import { removeHead, removeLog } from './removal.ts';
 import type { HeadDocument } from './schema.ts';

@@ -3,7 +3,7 @@
  * document that leads to the rest until last (N2).
  */
 import { join } from 'node:path';
-import { asSnapshotName, DvceError, type LogId, systemCode, type VolumeId } from '../base/index.ts';
+import { DvceError, type LogId, systemCode, type VolumeId } from '../base/index.ts';
 import {
   headKey,
   logDirectory,
@@ -12,7 +12,6 @@ import {
   pinsPrefix,
   readLog,
   readPin,
-  snapshotKey,
   snapshotsPrefix,
   writersPrefix,
 } from './catalog-documents.ts';
@@ -28,21 +27,33 @@ export async function removeLog(context: HlfsContext, log: LogId): Promise<void>
   const { documents, store } = context;
   const base = (await readLog(context, log))?.value.base;
   await releasePins(context, cutsOf(base?.ranges ?? []).keys(), log);
-  for (const name of await documents.names(snapshotsPrefix(log)))
-    await documents.purge(snapshotKey(log, asSnapshotName(name)));
+  for (const part of await documents.names(snapshotsPrefix(log)))
+    await documents.purge(`${snapshotsPrefix(log)}/${part}`);
   // A pin that is there belongs to a fork that is about to find its snapshot gone; it takes the pin away itself.
   for (const who of await documents.names(pinsPrefix(log)))
     if ((await readPin(context, log, who)) === undefined) await documents.purge(pinKey(log, who));
-  for (const name of await documents.names(writersPrefix(log))) {
-    const scope = `${writersPrefix(log)}/${name}`;
-    await store.fence(scope);
-    await store.deleteDirectory(scope);
-  }
+  await removeWriters(context, log);
   await documents.purge(logKey(log));
   for (const part of ['snap', 'pins', 'seg', 'w'])
     await store.deleteDirectory(`${logDirectory(log)}/${part}`);
   await store.deleteDirectory(logDirectory(log));
 }
+
+/** Fence every publishing scope of the log (S1), then remove the scopes and what stores keep in their place. */
+async function removeWriters(context: HlfsContext, log: LogId): Promise<void> {
+  const { documents, store } = context;
+  const prefix = writersPrefix(log);
+  for (const name of await documents.names(prefix)) {
+    const scope = writerPattern.exec(name)?.[0];
+    if (scope === undefined) continue;
+    await store.fence(`${prefix}/${scope}`);
+    await store.sweepScope(`${prefix}/${scope}`);
+  }
+  for (const name of await documents.names(prefix))
+    await store.deleteDirectory(`${prefix}/${name}`);
+}
+
+const writerPattern = /^[0-9]+-[0-9a-f]{32}/;
 
 /** The end of a volume: its journal, then its head. */
 export async function removeHead(context: HlfsContext, volume: VolumeId): Promise<void> {

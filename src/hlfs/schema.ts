@@ -7,9 +7,9 @@
  *
  *   volumes/<volume>/head        HeadDocument       who may write, where the log is, name, size
  *   logs/<log>/log               LogDocument        where the log starts (its base); never changes
- *   logs/<log>/snap/<name>       SnapshotDocument
+ *   logs/<log>/snap/<name>@      SnapshotDocument
  *   logs/<log>/pins/<who>        PinDocument        a fork or reader that needs this log's segments
- *   names/<directory>/n-<name>   NameDocument       entry of the hierarchical namespace
+ *   names/<directory>/<name>@    NameDocument       entry of the hierarchical namespace
  *   intents/<log>                IntentDocument     a log being made, for a new volume or a rollback (N2)
  *
  * Segments are not documents: `logs/<log>/seg/<number / 1024, 8 digits>/<number, 10 digits>`.

@@ -9,6 +9,7 @@ import type { Documents } from './documents.ts';
 import type { SegmentStore } from './store.ts';
 
 const prefix = 'scopes';
+const scopePattern = /^[0-9a-f-]{36}-[0-9a-f]{32}$/;
 
 export const lastPart = (key: string): string => key.slice(key.lastIndexOf('/') + 1);
 
@@ -34,8 +35,10 @@ export async function openProcessScope(
   random: Random,
 ): Promise<string> {
   const earlier = await documents.names(prefix);
+  // Other names there are what a store keeps of scopes that are fenced already.
   for (const name of earlier)
-    if (name.startsWith(`${node}-`)) await store.fence(`${prefix}/${name}`);
+    if (name.startsWith(`${node}-`) && scopePattern.test(name))
+      await store.fence(`${prefix}/${name}`);
   return createProcessScope(store, node, random);
 }
 

@@ -21,11 +21,17 @@ import {
   type SnapshotName,
   type VolumeId,
 } from '../base/index.ts';
-import { readLog, readSnapshot, snapshotKey, snapshotsPrefix } from './catalog-documents.ts';
+import {
+  partToName,
+  readLog,
+  readSnapshot,
+  snapshotKey,
+  snapshotsPrefix,
+} from './catalog-documents.ts';
 import type { HlfsContext } from './context.ts';
 import type { Versioned } from './documents.ts';
 import { changedTooOften, checkLabels, requireHead } from './heads.ts';
-import { listNames } from './names.ts';
+import { listNames } from './names-walk.ts';
 import { listPins } from './pins.ts';
 import type { HeadDocument, PinDocument, SnapshotDocument } from './schema.ts';
 import { storeFormatVersion } from './schema.ts';
@@ -54,7 +60,9 @@ export async function snapshotsIn(
   log: LogId,
 ): Promise<Versioned<SnapshotDocument>[]> {
   const found: Versioned<SnapshotDocument>[] = [];
-  for (const name of await context.documents.names(snapshotsPrefix(log))) {
+  for (const part of await context.documents.names(snapshotsPrefix(log))) {
+    const name = partToName(part);
+    if (name === undefined) continue;
     const snapshot = await readSnapshot(context, log, asSnapshotName(name));
     if (snapshot !== undefined) found.push(snapshot);
   }
