@@ -13,6 +13,13 @@ export const temporarySuffix = '.tmp';
 
 /** Check a key or a prefix. @throws INVALID_ARGUMENT */
 export function checkKey(key: string): string {
+  const error = keyError(key);
+  if (error !== null) throw error;
+  return key;
+}
+
+/** What is wrong with a key or a prefix; null: nothing. */
+export function keyError(key: string): DvceError | null {
   const refuse = (reason: string): DvceError =>
     new DvceError('INVALID_ARGUMENT', {
       what: `the store key ${JSON.stringify(key.slice(0, 80))}`,
@@ -20,13 +27,13 @@ export function checkKey(key: string): string {
       advice: 'Keys are made by dvce alone; run: dvce volume check',
     });
   if (key.length > limits.storeKeyBytesMax)
-    throw refuse(`it has more than ${limits.storeKeyBytesMax} characters`);
+    return refuse(`it has more than ${limits.storeKeyBytesMax} characters`);
   for (const part of key.split('/')) {
-    if (part === '.' || part === '..') throw refuse(`"${part}" is not allowed as a part`);
-    if (!partPattern.test(part)) throw refuse(`the part ${JSON.stringify(part)} is not allowed`);
-    if (part.endsWith(temporarySuffix)) throw refuse(`the suffix ${temporarySuffix} is reserved`);
+    if (part === '.' || part === '..') return refuse(`"${part}" is not allowed as a part`);
+    if (!partPattern.test(part)) return refuse(`the part ${JSON.stringify(part)} is not allowed`);
+    if (part.endsWith(temporarySuffix)) return refuse(`the suffix ${temporarySuffix} is reserved`);
   }
-  return key;
+  return null;
 }
 
 /** Check the name of a scope; its fenced form is no scope. */

@@ -44,6 +44,7 @@ import {
   checkKey,
   checkScope,
   fencedSuffix,
+  keyError,
   nameOf,
   pageOf,
   parentOf,
@@ -155,9 +156,9 @@ class DirectoryStore implements LocalStore {
   }
 
   read(key: string, offset: number, target: Buffer, done: StoreReadDone): void {
-    checkKey(key);
-    if (this.#closed) {
-      queueMicrotask(() => done(this.#closedError()));
+    const error = keyError(key) ?? (this.#closed ? this.#closedError() : null);
+    if (error !== null) {
+      queueMicrotask(() => done(error));
       return;
     }
     this.#cache.read(key, this.#path(key), offset, target, done);

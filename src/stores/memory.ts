@@ -17,6 +17,7 @@ import {
   checkKey,
   checkScope,
   fencedSuffix,
+  keyError,
   nameOf,
   pageOf,
   parentOf,
@@ -90,7 +91,7 @@ class MemoryStore implements SegmentStore {
   }
 
   read(key: string, offset: number, target: Buffer, done: StoreReadDone): void {
-    const error = this.#readNow(checkKey(key), offset, target);
+    const error = keyError(key) ?? this.#readNow(key, offset, target);
     queueMicrotask(() => done(error));
   }
 
