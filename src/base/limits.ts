@@ -50,6 +50,10 @@ export const limitTable = {
     'percent',
     'rule J8: from here on each write waits for publishing to keep up',
   ),
+  journalSlowMs: limit(20, 'ms', 'longest wait of a turn between the two thresholds'),
+  heldCheckMs: limit(100, 'ms', 'how often held requests are looked at for dead connections and the time limit'),
+  extentBlocksMax: limit(65_536, 'count', 'map entries looked at for one block status request'),
+  extentsMax: limit(8192, 'count', 'extents in one answer to block status'),
   journalHoldPercent: limit(
     90,
     'percent',
@@ -187,6 +191,11 @@ export const limitTable = {
     'ms',
     'a volume opened by an NBD client on demand is closed when unused for this long',
   ),
+  exportLeaveMs: limit(
+    2000,
+    'ms',
+    'an operation that needs a volume unused waits this long for NBD clients that are leaving',
+  ),
   exportListMax: limit(1000, 'count', 'exports named in an answer to NBD_OPT_LIST'),
   resumeRetryMsMin: limit(500, 'ms', 'first wait before a failed reopen of an attached volume'),
   resumeRetryMsMax: limit(15_000, 'ms', 'longest wait between reopens of an attached volume'),
@@ -241,6 +250,35 @@ export const limitTable = {
     65_536,
     'count',
     'directories remembered as durable; beyond it all are checked again',
+  ),
+  retryPauseMinMs: limit(100, 'ms', 'first pause before a failed publish is tried again'),
+  retryPauseMaxMs: limit(
+    5_000,
+    'ms',
+    'longest such pause: a store that is back is used within this time',
+  ),
+  reclaimBytesMin: limit(1 * MiB, 'bytes', 'dead bytes that are worth two roots'),
+  reclaimDelayMs: limit(
+    2_000,
+    'ms',
+    'quiet time after a batch before dead segments are given back',
+  ),
+  cleanLivePercent: limit(
+    70,
+    'percent',
+    'a segment with a smaller live share is cleaned (LSVD starts there)',
+  ),
+  cleanSegmentBytesMin: limit(1 * MiB, 'bytes', 'smaller segments are not worth a copy'),
+  cleanBlocksPerPass: limit(8192, 'count', '32 MiB moved in one pass'),
+  holdBeforeNoSpaceMs: limit(
+    10_000,
+    'ms',
+    'a write held this long by a full store fails with ENOSPC, which the hypervisor answers by stopping the guest',
+  ),
+  closeMs: limit(
+    60_000,
+    'ms',
+    'a clean close publishes what is left within this time, or gives up without loss',
   ),
   storeReserveBytes: limit(
     256 * MiB,

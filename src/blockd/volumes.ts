@@ -69,6 +69,8 @@ export class Volumes {
   readonly #turns = new Turns();
   /** Attached volumes that could not be opened yet. */
   readonly #retries = new Map<VolumeId, Timer>();
+  /** Who waits for the last user of a volume to leave. */
+  readonly #leaving = new Set<() => void>();
   #stopping = false;
 
   constructor(options: VolumesOptions) {
@@ -104,11 +106,33 @@ export class Volumes {
 
   /** Refuse with IN_USE, or close what is open but unused. In the volume's turn. */
   async closeUnused(volume: VolumeId, path: string, withSnapshots = false): Promise<void> {
+    await this.#settled(volume);
     const reason = this.inUse(volume, withSnapshots);
     if (reason !== undefined) throw inUse(path, reason);
     for (const hosted of [...this.#hosted.values()])
       if (hosted.volume === volume && (hosted.snapshot === null || withSnapshots))
         await this.#close(hosted);
+  }
+
+  /** A tool that ended a moment ago is still leaving; wait for that, within a bound. In the volume's turn. */
+  async #settled(volume: VolumeId): Promise<void> {
+    const { timers, table } = this.#options;
+    const used = (): boolean =>
+      [...this.#hosted.values()].some((hosted) => hosted.volume === volume && hosted.users > 0);
+    if (table.find(volume) !== undefined || !used()) return;
+    await new Promise<void>((resolve) => {
+      const left = (): void => {
+        if (used()) return;
+        timer.cancel();
+        this.#leaving.delete(left);
+        resolve();
+      };
+      const timer = timers.after(limits.exportLeaveMs, () => {
+        this.#leaving.delete(left);
+        resolve();
+      });
+      this.#leaving.add(left);
+    });
   }
 
   /** Refuse with IN_USE while a snapshot has users, or close it. In the volume's turn. */
@@ -134,6 +158,13 @@ export class Volumes {
     } finally {
       await this.#close(hosted);
     }
+  }
+
+  /** The attachment with this id that was made under this path. */
+  attachedAs(path: string, attachId: string): Attachment | undefined {
+    return this.#options.table.attached.find(
+      (attached) => attached.path === path && attached.attachId === attachId,
+    );
   }
 
   /** Idempotent per attach id. */
@@ -203,6 +234,7 @@ export class Volumes {
 
   release(hosted: Hosted): void {
     hosted.users -= 1;
+    for (const left of [...this.#leaving]) left();
     if (hosted.users > 0 || hosted.attachment !== null) return;
     hosted.idle?.cancel();
     hosted.idle = this.#options.timers.after(

@@ -2,20 +2,21 @@
  * The worker threads, as the main thread sees them: typed requests over message ports, and the choice of a worker.
  *
  * Invariants:
- * - a worker that fails takes the process with it (rule N4): `onFatal` is called once, with the one export it served if it
- *   served exactly one; nothing is restarted inside of a process that is in an unknown state;
+ * - a worker that fails takes the process with it (rule N4): `onFatal` is called once; nothing is restarted inside of a
+ *   process that is in an unknown state;
  * - an export lives in one worker from open to close, the least loaded one at that time.
  */
 import { Worker } from 'node:worker_threads';
-import { DvceError, limits, type Timers, toDvceError } from '../base/index.ts';
+import { DvceError, limits, type Timers, toDvceError, type VolumeId } from '../base/index.ts';
 import { type CallOptions, CallTable } from './calls.ts';
 import { isRecord } from './lines.ts';
-import type {
-  ExportKey,
-  WorkerMethod,
-  WorkerParams,
-  WorkerResult,
-  WorkerSetup,
+import {
+  type ExportKey,
+  volumeOfKey,
+  type WorkerMethod,
+  type WorkerParams,
+  type WorkerResult,
+  type WorkerSetup,
 } from './worker-protocol.ts';
 
 const workerEntry = new URL(
@@ -30,6 +31,13 @@ export class WorkerThread {
   readonly #worker: Worker;
   readonly #calls: CallTable;
   #stopping = false;
+
+  /** The volume that it serves, when it serves exactly one (N4: who is to blame). */
+  get onlyVolume(): VolumeId | null {
+    const volumes = new Set([...this.exports].map(volumeOfKey));
+    const [only] = volumes;
+    return volumes.size === 1 && only !== undefined ? only : null;
+  }
 
   constructor(
     setup: WorkerSetup,

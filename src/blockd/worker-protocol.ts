@@ -5,20 +5,16 @@
  * An **export** is one open volume or snapshot with its own unix socket. Its `key` is the volume's id, or `id@snapshot`.
  * Only a client that names `exportName` gets in: it carries the attach id, or a token that only the main thread knows.
  */
-import type { NodeId, SnapshotName, VolumeId } from '../base/index.ts';
+import { asVolumeId, type NodeId, type SnapshotName, type VolumeId } from '../base/index.ts';
 import type { LogLevel } from './options.ts';
-import type {
-  CheckFinding,
-  ControlProgress,
-  DiffRange,
-  SnapshotInfo,
-  VolumeActivity,
-} from './protocol.ts';
+import type { CheckFinding, DiffRange, VolumeActivity } from './protocol.ts';
 
 export type ExportKey = string;
 
 export const exportKey = (volume: VolumeId, snapshot?: SnapshotName): ExportKey =>
   snapshot === undefined ? volume : `${volume}@${snapshot}`;
+
+export const volumeOfKey = (key: ExportKey): VolumeId => asVolumeId(key.slice(0, 36));
 
 /** Given to a worker when it starts (workerData). */
 export interface WorkerSetup {
@@ -88,4 +84,3 @@ export interface WorkerMethods {
 export type WorkerMethod = keyof WorkerMethods;
 export type WorkerParams<M extends WorkerMethod> = WorkerMethods[M]['params'];
 export type WorkerResult<M extends WorkerMethod> = WorkerMethods[M]['result'];
-export type { ControlProgress, SnapshotInfo };
