@@ -307,7 +307,6 @@ export const limitTable = {
   operationsKept: limit(1000, 'count', 'finished operations kept for reading'),
   importsRunningMax: limit(4, 'count', 'import processes at the same time; each fills a core'),
   importMs: limit(86_400_000, 'ms', 'a day: an import that takes longer hangs'),
-  importSilenceMs: limit(300_000, 'ms', 'an import that says nothing for so long hangs'),
   blockdCallMs: limit(60_000, 'ms', 'how long the agent waits for an answer of blockd'),
   blockdLongCallMs: limit(
     600_000,

@@ -1,0 +1,379 @@
+/**
+ * The transmission phase of one connection: requests in, calls of the backend, replies out.
+ *
+ * Invariants
+ * - A request counts from the moment its header is accepted until its reply is in the kernel. At
+ *   limits.nbdInFlightPerConnection requests or limits.nbdBytesPerConnection bytes the parser is not fed any more and the
+ *   socket is not read: a client that does not read its replies, and a backend that is slow, both stop the input.
+ * - `origin.alive` turns false in the same turn in which the connection is seen dead; from then on nothing new reaches
+ *   the backend and replies are dropped (rule N6). A client that said DISC has not died: what it asked for is finished.
+ * - `idle` is called once, when the connection takes no more input and no request is left in the backend.
+ *
+ *   state      input           replies    ends with
+ *   open       parsed          sent       DISC, drain(), dead()
+ *   finishing  ignored         sent       last reply written: io.end(), then dead()
+ *   dead       ignored         dropped    last backend call returned: io.idle()
+ */
+import type { Writable } from 'node:stream';
+import { assert, DvceError, type Timers } from '../base/index.ts';
+import type { BlockBackend, RequestOrigin, WriteOptions, ZeroOptions } from './backend.ts';
+import { allocationContext, commandFlags, commands, type ReplyMode } from './constants.ts';
+import { ReplyEncoder, sumOf } from './replies.ts';
+import { ReplyWriter } from './reply-writer.ts';
+import { RequestParser } from './request-parser.ts';
+import { checkRequest, fromWords, type Request, type RequestRules } from './requests.ts';
+
+export interface TransmissionIo {
+  readonly socket: Writable;
+  readonly timers: Timers;
+  readonly inFlightMax: number;
+  readonly bytesInFlightMax: number;
+  /** Bytes in flight of all connections of the server. */
+  readonly budget: { bytes: number; readonly bytesMax: number };
+  pause(): void;
+  resume(): void;
+  /** Everything asked for is answered: close the connection in order. */
+  end(): void;
+  /** The stream is lost: drop the connection. */
+  destroy(reason: string): void;
+  /** Dead, and nothing is left in the backend. */
+  idle(): void;
+}
+
+export interface Negotiated {
+  readonly mode: ReplyMode;
+  readonly blockStatus: boolean;
+}
+
+type State = 'open' | 'finishing' | 'dead';
+const nothing = Buffer.alloc(0);
+
+export class Transmission {
+  readonly #io: TransmissionIo;
+  readonly #backend: BlockBackend;
+  readonly #negotiated: Negotiated;
+  readonly #writer: ReplyWriter;
+  readonly #encoder: ReplyEncoder;
+  readonly #parser: RequestParser;
+  readonly #origin: { alive: boolean } = { alive: true };
+  readonly #writeOptions: readonly [WriteOptions, WriteOptions];
+  readonly #zeroOptions: readonly ZeroOptions[];
+  #state: State = 'open';
+  #inFlight = 0;
+  #bytesInFlight = 0;
+  #inBackend = 0;
+  /** Input that arrived while there was no room; never more than one chunk, because the socket is paused. */
+  #held: Buffer = nothing;
+  #stalled = false;
+  #ended = false;
+  #idleReported = false;
+  #restarting = false;
+
+  constructor(io: TransmissionIo, backend: BlockBackend, negotiated: Negotiated) {
+    this.#io = io;
+    this.#backend = backend;
+    this.#negotiated = negotiated;
+    this.#writer = new ReplyWriter(io.socket, io.timers, (requests, bytes) =>
+      this.#written(requests, bytes),
+    );
+    this.#encoder = new ReplyEncoder(negotiated.mode, this.#writer);
+    this.#parser = new RequestParser(negotiated.mode, {
+      rules: () => this.#rules(),
+      admit: (request) => this.#admit(request),
+      request: (request, payload) => this.#serve(request, payload),
+      refused: (request, error) => this.#fail(request, error),
+      disconnect: () => this.#finish(),
+      lost: (reason) => io.destroy(reason),
+    });
+    const origin: RequestOrigin = this.#origin;
+    this.#writeOptions = [
+      { fua: false, origin },
+      { fua: true, origin },
+    ];
+    this.#zeroOptions = [0, 1, 2, 3].map((bits) => ({
+      fua: (bits & 1) !== 0,
+      noHole: (bits & 2) !== 0,
+      origin,
+    }));
+  }
+
+  get requestsInFlight(): number {
+    return this.#inFlight;
+  }
+
+  /** Input; `bytes` are only valid during the call. */
+  receive(bytes: Buffer): void {
+    if (this.#state !== 'open') return;
+    if (this.#stalled) {
+      this.#held = Buffer.concat([this.#held, bytes]);
+      return;
+    }
+    this.#feed(bytes);
+  }
+
+  /** Planned restart: read nothing more, finish what was read, send no error for the rest (it is asked again). */
+  drain(): void {
+    this.#restarting = true;
+    if (this.#state !== 'open') return;
+    this.#parser.stop();
+    this.#io.pause();
+    this.#finish();
+  }
+
+  /** The connection is gone; called in the turn in which that is seen. */
+  dead(): void {
+    if (this.#state === 'dead') return;
+    // After DISC the client will not send anything again, so what it left in flight may still be applied.
+    if (this.#state === 'open' || this.#restarting) this.#origin.alive = false;
+    this.#state = 'dead';
+    this.#parser.stop();
+    this.#writer.close();
+    this.#held = nothing;
+    this.#io.budget.bytes -= this.#bytesInFlight;
+    this.#reportIdle();
+  }
+
+  /** End of input without DISC: the client is gone. After DISC it is what the client does next. */
+  get expectsEnd(): boolean {
+    return this.#state === 'finishing' && !this.#restarting;
+  }
+
+  #account(bytes: number): void {
+    this.#bytesInFlight += bytes;
+    if (this.#state !== 'dead') this.#io.budget.bytes += bytes;
+  }
+
+  #feed(bytes: Buffer): void {
+    this.#writer.held = true;
+    const taken = this.#parser.feed(bytes);
+    this.#writer.held = false;
+    this.#writer.flush();
+    // A request may be waiting for room even when all bytes were taken.
+    const stall = this.#state === 'open' && (taken < bytes.length || this.#parser.waiting);
+    if (!stall) return;
+    this.#stalled = true;
+    this.#held = Buffer.from(bytes.subarray(taken));
+    this.#io.pause();
+  }
+
+  #written(requests: number, bytes: number): void {
+    this.#inFlight -= requests;
+    this.#account(-bytes);
+    if (this.#state === 'dead') return;
+    if (this.#state === 'finishing') this.#endWhenDone();
+    if (!this.#stalled || this.#state !== 'open') return;
+    const held = this.#held;
+    this.#stalled = false;
+    this.#held = nothing;
+    this.#feed(held);
+    if (!this.#stalled && this.#state === 'open') this.#io.resume();
+  }
+
+  #finish(): void {
+    this.#state = 'finishing';
+    this.#held = nothing;
+    this.#writer.flush();
+    this.#endWhenDone();
+  }
+
+  #endWhenDone(): void {
+    if (this.#inFlight > 0 || this.#ended) return;
+    this.#ended = true;
+    this.#io.end();
+  }
+
+  #reportIdle(): void {
+    if (this.#state !== 'dead' || this.#inBackend > 0 || this.#idleReported) return;
+    this.#idleReported = true;
+    this.#origin.alive = false;
+    this.#io.idle();
+  }
+
+  #rules(): RequestRules {
+    const { sizeBytes, caps } = this.#backend;
+    const { mode, blockStatus } = this.#negotiated;
+    return { mode, blockStatus, readOnly: caps.readOnly, sizeBytes };
+  }
+
+  #admit(request: Request): boolean {
+    const { inFlightMax, bytesInFlightMax, budget } = this.#io;
+    const bytes = request.accountedBytes;
+    if (this.#inFlight >= inFlightMax) return false;
+    // One request alone always goes through, so that no connection waits for another.
+    const full =
+      this.#bytesInFlight + bytes > bytesInFlightMax || budget.bytes + bytes > budget.bytesMax;
+    if (full && bytes > 0 && this.#inFlight > 0) return false;
+    this.#inFlight += 1;
+    this.#account(bytes);
+    return true;
+  }
+
+  #serve(request: Request, payload: Buffer | null): void {
+    switch (request.type) {
+      case commands.read:
+        this.#read(request);
+        return;
+      case commands.write:
+        this.#write(request, payload);
+        return;
+      case commands.flush:
+        this.#flush(request);
+        return;
+      case commands.trim:
+      case commands.writeZeroes:
+        this.#discard(request);
+        return;
+      case commands.cache:
+        this.#cache(request);
+        return;
+      default:
+        this.#blockStatus(request, payload);
+        return;
+    }
+  }
+
+  #read(request: Request): void {
+    if (request.length === 0) {
+      this.#succeed(request);
+      return;
+    }
+    this.#inBackend += 1;
+    this.#backend.read(request.offset, request.length, (error, parts) => {
+      this.#returned(request);
+      if (error !== null) this.#fail(request, error);
+      else if (sumOf(parts) !== request.length) this.#fail(request, wrongLength('read'));
+      else if (this.#answers()) this.#encoder.content(request, parts);
+    });
+  }
+
+  #write(request: Request, payload: Buffer | null): void {
+    const fua = request.flags & commandFlags.fua;
+    if (payload === null) {
+      this.#empty(request);
+      return;
+    }
+    this.#inBackend += 1;
+    const options = this.#writeOptions[fua === 0 ? 0 : 1];
+    this.#backend.write(request.offset, payload, options, (error) => this.#done(request, error));
+  }
+
+  /** A request of length 0 changes nothing; with FUA it is still a point of stability. */
+  #empty(request: Request): void {
+    if ((request.flags & commandFlags.fua) === 0) this.#succeed(request);
+    else this.#flush(request);
+  }
+
+  #flush(request: Request): void {
+    if (this.#backend.caps.readOnly) {
+      this.#succeed(request);
+      return;
+    }
+    this.#inBackend += 1;
+    this.#backend.flush((error) => this.#done(request, error));
+  }
+
+  #discard(request: Request): void {
+    const { flags } = request;
+    if (request.length === 0) {
+      this.#empty(request);
+      return;
+    }
+    const fua = (flags & commandFlags.fua) !== 0;
+    const noHole = (flags & commandFlags.noHole) !== 0;
+    if (noHole && (flags & commandFlags.fastZero) !== 0) {
+      this.#fail(request, notFast());
+      return;
+    }
+    this.#inBackend += 1;
+    const done = (error: DvceError | null): void => this.#done(request, error);
+    if (request.type === commands.trim) {
+      const options = this.#writeOptions[fua ? 1 : 0];
+      this.#backend.trim(request.offset, request.length, options, done);
+      return;
+    }
+    const options = this.#zeroOptions[(fua ? 1 : 0) | (noHole ? 2 : 0)] as ZeroOptions; // four entries
+    this.#backend.writeZeroes(request.offset, request.length, options, done);
+  }
+
+  #cache(request: Request): void {
+    if (request.length === 0) {
+      this.#succeed(request);
+      return;
+    }
+    this.#inBackend += 1;
+    this.#backend.cache(request.offset, request.length, (error) => this.#done(request, error));
+  }
+
+  #blockStatus(request: Request, payload: Buffer | null): void {
+    const asked = payload === null ? request : withPayload(request, payload);
+    const error = asked instanceof DvceError ? asked : checkRequest(asked, this.#rules());
+    if (error !== null) {
+      this.#fail(request, error);
+      return;
+    }
+    const effective = asked as Request; // an error has returned above
+    this.#inBackend += 1;
+    this.#backend.extents(effective.offset, effective.length, (failure, extents) => {
+      this.#returned(request);
+      if (failure !== null) this.#fail(request, failure);
+      else if ((extents[0]?.lengthBytes ?? 0) <= 0) this.#fail(request, wrongLength('extents'));
+      else if (this.#answers())
+        this.#encoder.blockStatus(effective, extents, this.#backend.sizeBytes);
+    });
+  }
+
+  #done(request: Request, error: DvceError | null): void {
+    this.#returned(request);
+    if (error === null) this.#succeed(request);
+    else this.#fail(request, error);
+  }
+
+  #returned(request: Request): void {
+    assert(!request.answered, 'a backend answered one request twice');
+    request.answered = true;
+    this.#inBackend -= 1;
+    if (this.#state === 'dead') this.#reportIdle();
+  }
+
+  #answers(): boolean {
+    return this.#state !== 'dead';
+  }
+
+  #succeed(request: Request): void {
+    if (this.#answers()) this.#encoder.success(request);
+  }
+
+  #fail(request: Request, error: DvceError): void {
+    if (!this.#answers()) return;
+    // In a planned restart the guest must see no error: the client reconnects and asks again.
+    const shutdown = 108;
+    if (this.#restarting && error.nbdErrno === shutdown) {
+      this.#io.destroy('the volume closed during a restart');
+      return;
+    }
+    this.#encoder.failure(request, error);
+  }
+}
+
+const wrongLength = (what: string): DvceError =>
+  new DvceError('INTERNAL', { reason: `the backend answered ${what} with a wrong length` });
+
+const notFast = (): DvceError =>
+  new DvceError('UNSUPPORTED', {
+    what: 'WRITE_ZEROES with FAST_ZERO and NO_HOLE',
+    reason: 'keeping the range allocated is not fast',
+    advice: 'Write zeros instead.',
+  });
+
+/** BLOCK_STATUS in its payload form: u64 effect length, then the ids of the contexts to answer. */
+function withPayload(request: Request, payload: Buffer): Request | DvceError {
+  const ids = (payload.length - 8) / 4;
+  if (ids !== 1 || payload.readUInt32BE(8) !== allocationContext.id)
+    return new DvceError('INVALID_ARGUMENT', {
+      what: 'NBD request BLOCK_STATUS',
+      reason: 'the payload names a context that was not selected, or one twice',
+      advice: 'Ask for selected contexts only.',
+    });
+  const length = fromWords(payload.readUInt32BE(0), payload.readUInt32BE(4));
+  return { ...request, length };
+}
