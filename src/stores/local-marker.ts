@@ -38,7 +38,11 @@ export async function openMarker(options: LocalStoreOptions): Promise<LocalStore
     const found = readMarker(options);
     if (found === undefined && !options.create)
       throw new DvceError('NOT_FOUND', { kind: 'store', name: options.root });
-    return found ?? (await createMarker(options));
+    if (found === undefined) return await createMarker(options);
+    // Whoever made it may have been killed before its name was durable; nothing is built on it before it is.
+    await options.files.syncDirectory(options.root);
+    await makeDurablePath(options.files, options.root);
+    return found;
   } catch (error) {
     throw toDvceError(error, `local:${options.root}`);
   }
@@ -118,15 +122,21 @@ async function createMarker(options: LocalStoreOptions): Promise<LocalStoreMarke
   return marker;
 }
 
-/** Make a directory with its parents; what is new gets a durable name. */
+/** Make a directory with its parents and make every name on the way durable, also of those that are there already. */
 async function makeDurablePath(files: FileSystem, path: string): Promise<void> {
-  if ((await files.stat(path)) !== undefined) return;
   const parent = path.slice(0, path.lastIndexOf('/')) || '/';
+  if (path === '/') return;
   await makeDurablePath(files, parent);
   try {
     await files.makeNewDirectory(path);
   } catch (error) {
-    if (systemCode(error) !== 'EEXIST') throw error;
+    // Some parents are not ours to write to; what matters is that the directory is there.
+    if (systemCode(error) !== 'EEXIST' && (await files.stat(path)) === undefined) throw error;
   }
-  await files.syncDirectory(parent);
+  try {
+    await files.syncDirectory(parent);
+  } catch (error) {
+    // A directory that this user may not read was made by somebody else, long before.
+    if (systemCode(error) !== 'EACCES' && systemCode(error) !== 'EPERM') throw error;
+  }
 }

@@ -10,7 +10,11 @@ import type { DvceError } from '../../src/base/index.ts';
 import { limits } from '../../src/base/index.ts';
 import type { PutResult, SegmentStore } from '../../src/hlfs/index.ts';
 
-export type Test = typeof t;
+/** A test, or the root of all. */
+export type Test = Pick<
+  typeof t,
+  'ok' | 'equal' | 'same' | 'match' | 'fail' | 'pass' | 'rejects' | 'test'
+>;
 
 export interface StoreFixture {
   readonly name: string;
@@ -60,7 +64,7 @@ export function segmentStoreContract(t: Test, fixture: StoreFixture): void {
     void t.test(`${fixture.name}: ${name}`, (t) =>
       fixture.run(async (store, another) => {
         await store.createScope(scope);
-        await body(t as Test, store, another);
+        await body(t, store, another);
       }),
     );
   };
