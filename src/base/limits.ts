@@ -35,6 +35,8 @@ export const limitTable = {
     'bytes',
     'files are recycled whole; eight of them make the default quota',
   ),
+  journalFileBytesMin: limit(4 * MiB, 'bytes', 'several records of the largest size fit into a file'),
+  journalFileStepBytes: limit(1 * MiB, 'bytes', 'file sizes are multiples of this, so that closed volumes can share them'),
   journalFilesMin: limit(
     4,
     'count',
@@ -51,7 +53,11 @@ export const limitTable = {
     'rule J8: from here on each write waits for publishing to keep up',
   ),
   journalSlowMs: limit(20, 'ms', 'longest wait of a turn between the two thresholds'),
-  heldCheckMs: limit(100, 'ms', 'how often held requests are looked at for dead connections and the time limit'),
+  heldCheckMs: limit(
+    100,
+    'ms',
+    'how often held requests are looked at for dead connections and the time limit',
+  ),
   extentBlocksMax: limit(65_536, 'count', 'map entries looked at for one block status request'),
   extentsMax: limit(8192, 'count', 'extents in one answer to block status'),
   journalHoldPercent: limit(
@@ -302,6 +308,18 @@ export const limitTable = {
   apiAnswerBytesMax: limit(64 * MiB, 'bytes', 'an answer that the client holds in memory'),
   apiRequestMs: limit(120_000, 'ms', 'how long a client waits for an answer that is no operation'),
   apiConsolesPerVm: limit(8, 'count', 'console connections to one VM at the same time'),
+  consoleBacklogBytes: limit(
+    1 * MiB,
+    'bytes',
+    'console output that one viewer has not taken; beyond it that viewer is disconnected',
+  ),
+  volumeCheckMs: limit(86_400_000, 'ms', 'a day: checking a volume reads all of it'),
+  agentWatchMs: limit(5000, 'ms', 'how often the agent looks whether blockd answers'),
+  doctorFreeBytes: limit(
+    10 * GiB,
+    'bytes',
+    'with less free space the doctor warns: one image fills it',
+  ),
   operationWaitMs: limit(60_000, 'ms', 'longest ?wait= of one request; clients ask again'),
   operationsRunningMax: limit(64, 'count', 'operations at the same time; more are refused'),
   operationsKept: limit(1000, 'count', 'finished operations kept for reading'),

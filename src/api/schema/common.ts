@@ -33,10 +33,11 @@ export const sizeBytes = (description: string) =>
 export const timestamp = (description: string) => Type.String({ description });
 
 export const labels = Type.Record(
-  Type.String({ minLength: 1, maxLength: 63 }),
+  Type.String({ pattern: '^[A-Za-z0-9][A-Za-z0-9._/-]{0,62}$' }),
   Type.String({ maxLength: 255 }),
   {
     maxProperties: limits.labelsMax,
+    additionalProperties: false,
     description: 'Free words of the operator, for finding things again.',
   },
 );

@@ -1,0 +1,189 @@
+/**
+ * The agent: everything that serves the API, wired together, and what concerns the whole host (status, doctor, shutdown).
+ *
+ *   open --> reconcile --> serve ... --> prepareShutdown --> requestStop --> close
+ *
+ * Invariants: the agent may end at any time, by kill -9 too, and nothing of the guests is touched: blockd, the hypervisors
+ * and their disks are processes of their own. What it keeps is in documents (vm-documents.ts) or may be lost
+ * (operation-log.ts).
+ */
+import { join } from 'node:path';
+import type { Doctor, Shutdown, Status } from '../api/index.ts';
+import {
+  type Clock,
+  DvceError,
+  type FileSystem,
+  formatSize,
+  type Logger,
+  limits,
+  type Random,
+  type Timers,
+  toDvceError,
+} from '../base/index.ts';
+import type { BlockdStatus } from '../blockd/index.ts';
+import type { Hypervisor } from '../vm/index.ts';
+import { Consoles } from './consoles.ts';
+import type { DataProcess } from './data-process.ts';
+import { examineHost } from './doctor.ts';
+import { Images } from './images.ts';
+import type { AgentLayout } from './layout.ts';
+import { OperationLog } from './operation-log.ts';
+import { Operations } from './operations.ts';
+import { VmDocuments } from './vm-documents.ts';
+import { Vms } from './vms.ts';
+
+export interface AgentOptions {
+  readonly layout: AgentLayout;
+  readonly release: string;
+  readonly blockd: DataProcess;
+  readonly driver: Hypervisor;
+  readonly files: FileSystem;
+  readonly clock: Clock;
+  readonly timers: Timers;
+  readonly random: Random;
+  readonly logger: Logger;
+  /** Called when the process should end. */
+  readonly onStop: () => void;
+}
+
+export class Agent {
+  readonly operations: Operations;
+  readonly vms: Vms;
+  readonly images: Images;
+  readonly consoles: Consoles;
+  readonly blockd: DataProcess;
+  readonly #options: AgentOptions;
+  readonly #startedAt: string;
+  readonly #interrupted: Awaited<ReturnType<typeof Operations.open>>['interrupted'];
+  #stopping = false;
+
+  private constructor(
+    options: AgentOptions,
+    opened: Awaited<ReturnType<typeof Operations.open>>,
+    documents: VmDocuments,
+  ) {
+    const { blockd, driver, clock, timers, random, logger, layout } = options;
+    this.#options = options;
+    this.#startedAt = new Date(clock.wallMs()).toISOString();
+    this.#interrupted = opened.interrupted;
+    this.blockd = blockd;
+    this.operations = opened.operations;
+    const { operations } = this;
+    this.vms = new Vms({ documents, driver, blockd, operations, clock, timers, random, logger });
+    this.images = new Images({
+      blockd,
+      operations,
+      timers,
+      logger,
+      temporaryDirectory: join(layout.root, 'tmp'),
+    });
+    this.consoles = new Consoles(logger);
+  }
+
+  static async open(options: AgentOptions): Promise<Agent> {
+    const { layout, files, clock, timers, random, logger } = options;
+    const documents = new VmDocuments(layout.vmDocuments, files);
+    await documents.open();
+    const log = await OperationLog.open(layout.operations, files, logger, clock.wallMs());
+    const opened = await Operations.open({ log, clock, timers, random, logger });
+    return new Agent(options, opened, documents);
+  }
+
+  /** Bring what is kept and what runs together; needs blockd. */
+  async reconcile(): Promise<void> {
+    await this.images.tidy(this.#interrupted);
+    await this.vms.reconcile();
+  }
+
+  /** True from the moment when blockd is being stopped on purpose. */
+  get stopping(): boolean {
+    return this.#stopping;
+  }
+
+  async status(): Promise<Status> {
+    const { layout, release } = this.#options;
+    const [blockd, vms] = await Promise.all([this.#blockdStatus(), this.vms.list()]);
+    const crashed = vms.filter(({ phase }) => phase === 'crashed');
+    const causes = [
+      ...('cause' in blockd ? [blockd.cause] : spaceCauses(blockd.status)),
+      ...crashed.map(({ name }) => `VM ${name} crashed`),
+      ...vms
+        .filter(({ phase }) => phase === 'unreadable')
+        .map(({ name, detail }) => `VM ${name} is unreadable: ${detail}`),
+    ];
+    return {
+      version: release,
+      pid: process.pid,
+      startedAt: this.#startedAt,
+      dataDirectory: layout.root,
+      health: causes.length === 0 ? 'ok' : 'degraded',
+      causes,
+      blockd: 'cause' in blockd ? null : statusView(blockd.status),
+      vms: {
+        total: vms.length,
+        running: vms.filter(({ pid }) => pid !== null).length,
+        crashed: crashed.length,
+      },
+      operations: { running: this.operations.running },
+    };
+  }
+
+  async #blockdStatus(): Promise<{ status: BlockdStatus } | { cause: string }> {
+    try {
+      return { status: await this.blockd.call('status', {}, { timeoutMs: limits.agentWatchMs }) };
+    } catch (error) {
+      return { cause: toDvceError(error).message };
+    }
+  }
+
+  async doctor(): Promise<Doctor> {
+    const { layout, driver, blockd, files } = this.#options;
+    return examineHost({ dataDirectory: layout.root, driver, blockd, files, agentRuns: true });
+  }
+
+  /** All but the end itself: refuse or stop the VMs, then stop blockd. */
+  async prepareShutdown({ force, stopVms, keepBlockd, timeoutMs }: Shutdown): Promise<void> {
+    const running = (await this.vms.list()).filter(({ pid }) => pid !== null);
+    if (running.length > 0 && stopVms !== true && force !== true)
+      throw new DvceError('VM_STATE', {
+        name: running.map(({ name }) => name).join(', '),
+        state: 'running',
+        reason: 'the agent is not stopped while VMs run',
+        advice:
+          'Pass --stop-vms to stop them first, or --force: their I/O then waits for the next "dvce up".',
+      });
+    if (stopVms === true) await this.vms.stopAll(timeoutMs ?? limits.vmStopMs);
+    if (keepBlockd === true) return;
+    this.#stopping = true;
+    try {
+      await this.blockd.call('shutdown', { graceful: true }, { timeoutMs: limits.agentStopMs });
+    } catch (error) {
+      const known = toDvceError(error);
+      // One that does not answer is not there to be stopped.
+      if (known.code === 'BLOCKD_UNAVAILABLE') return;
+      this.#stopping = false;
+      throw known;
+    }
+  }
+
+  requestStop(): void {
+    this.#options.onStop();
+  }
+
+  async close(): Promise<void> {
+    this.consoles.close();
+    await this.operations.close();
+    await this.#options.driver.close();
+  }
+}
+
+function spaceCauses({ storeFreeBytes, store }: BlockdStatus): string[] {
+  return storeFreeBytes >= 2 * limits.storeReserveBytes
+    ? []
+    : [`the store ${store} has only ${formatSize(storeFreeBytes)} left`];
+}
+
+function statusView(status: BlockdStatus): NonNullable<Status['blockd']> {
+  const { controlVersion: _, ...shown } = status;
+  return shown;
+}

@@ -1,0 +1,56 @@
+/**
+ * The agent's process: `node src/agent/main.ts --data-dir DIR`. Wires the real clock, disk and log in; ends on SIGTERM and
+ * SIGINT. Its log goes to standard error as JSON lines, a reason not to start as one line `error: ...`.
+ */
+import { readFileSync } from 'node:fs';
+import { parseArgs } from 'node:util';
+import { pino } from 'pino';
+import {
+  DvceError,
+  nodeFileSystem,
+  systemClock,
+  systemRandom,
+  systemTimers,
+  toDvceError,
+} from '../base/index.ts';
+import { runAgent } from './process.ts';
+
+function parse(): { dataDirectory: string } {
+  const { values } = parseArgs({ options: { 'data-dir': { type: 'string' } } });
+  const dataDirectory = values['data-dir'];
+  if (dataDirectory === undefined || dataDirectory === '')
+    throw new DvceError('INVALID_ARGUMENT', {
+      what: 'the command line of the agent',
+      reason: '--data-dir is missing',
+      advice: 'Start it with: dvce agent --data-dir DIR',
+    });
+  return { dataDirectory };
+}
+
+const { version } = JSON.parse(
+  readFileSync(new URL('../../package.json', import.meta.url), 'utf8'),
+) as { version: string };
+const logger = pino({ base: { pid: process.pid } }, pino.destination({ dest: 2, sync: true }));
+const stop = new AbortController();
+for (const name of ['SIGTERM', 'SIGINT'] as const) process.on(name, () => stop.abort());
+
+try {
+  await runAgent({
+    ...parse(),
+    release: version,
+    files: nodeFileSystem,
+    clock: systemClock,
+    timers: systemTimers,
+    random: systemRandom,
+    logger,
+    qemu: process.env['DVCE_QEMU'],
+    signal: stop.signal,
+    stop: () => stop.abort(),
+  });
+} catch (error) {
+  const known = toDvceError(error);
+  process.stderr.write(`error: ${known.message}\n  ${known.advice}\n`);
+  process.exitCode = known.exitCode;
+}
+// Timers of libraries may be pending; nothing that matters is.
+process.exit();

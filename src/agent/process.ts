@@ -1,0 +1,144 @@
+/**
+ * The agent as a process: lock, directories, blockd, the API on its socket, signals; and the way back.
+ *
+ * Order of the start: the lock first (N3: a second agent changes nothing), then blockd, then what is kept, the socket last,
+ * so that whoever gets an answer gets a whole agent. Ending leaves blockd and the guests as they are unless a shutdown
+ * request said otherwise.
+ */
+import { chmod, rm } from 'node:fs/promises';
+import {
+  type Clock,
+  type DataDirectoryLock,
+  DvceError,
+  type FileSystem,
+  type Logger,
+  limits,
+  lockDataDirectory,
+  type Random,
+  sleep,
+  systemCode,
+  type Timers,
+} from '../base/index.ts';
+import { BlockdClient, dataDirectory, ensureBlockd } from '../blockd/index.ts';
+import { createQemuDriver } from '../vm/index.ts';
+import { Agent } from './agent.ts';
+import { serveConsoles } from './console-upgrade.ts';
+import { type AgentLayout, agentLayout } from './layout.ts';
+import type { Server } from './routes/types.ts';
+import { buildServer } from './server.ts';
+
+export interface AgentProcessOptions {
+  readonly dataDirectory: string;
+  readonly release: string;
+  readonly files: FileSystem;
+  readonly clock: Clock;
+  readonly timers: Timers;
+  readonly random: Random;
+  readonly logger: Logger;
+  /** The hypervisor's program when it is not in the usual place. */
+  readonly qemu?: string | undefined;
+  /** Aborts when the agent shall end. */
+  readonly signal: AbortSignal;
+  /** Ask for the end from inside. */
+  readonly stop: () => void;
+}
+
+const lockName = 'agent.lock';
+const socketMode = 0o660;
+
+/** Runs until the signal aborts. */
+export async function runAgent(options: AgentProcessOptions): Promise<void> {
+  const layout = agentLayout(options.dataDirectory);
+  const { files, logger } = options;
+  for (const path of [layout.root, layout.run, layout.state]) await files.makeDirectory(path);
+  const lock = lockDataDirectory(layout.root, lockName);
+  try {
+    await serve(options, layout);
+  } finally {
+    release(lock, logger);
+  }
+}
+
+function release(lock: DataDirectoryLock, logger: Logger): void {
+  lock.release();
+  logger.info({}, 'the agent has ended');
+}
+
+async function serve(options: AgentProcessOptions, layout: AgentLayout): Promise<void> {
+  const { clock, timers, random, logger, files, signal, qemu } = options;
+  const { controlSocket } = dataDirectory(layout.root);
+  const client = new BlockdClient({ socketPath: controlSocket, timers });
+  await ensureBlockd({ dataDirectory: layout.root, clock, timers, signal });
+  const driver = createQemuDriver({
+    clock,
+    timers,
+    random,
+    logger,
+    runDirectory: layout.vmRun,
+    logDirectory: layout.vmLog,
+    ...(qemu === undefined ? {} : { binary: qemu }),
+  });
+  const agent = await Agent.open({
+    layout,
+    release: options.release,
+    blockd: client,
+    driver,
+    files,
+    clock,
+    timers,
+    random,
+    logger,
+    onStop: options.stop,
+  });
+  await agent.reconcile();
+  const server = await buildServer(agent, logger, options.release);
+  serveConsoles(server, agent, logger);
+  await listen(server, layout.socket);
+  logger.info({ socket: layout.socket, pid: process.pid }, 'the agent answers');
+  const watch = watchBlockd(options, agent, layout);
+  try {
+    await aborted(signal);
+  } finally {
+    await server.close();
+    await agent.close();
+    client.close();
+    await watch;
+    await rm(layout.socket, { force: true });
+  }
+}
+
+/** We hold the lock, so a socket that is there is that of an agent that was killed. */
+async function listen(server: Server, socket: string): Promise<void> {
+  await rm(socket, { force: true });
+  try {
+    await server.listen({ path: socket });
+  } catch (error) {
+    if (systemCode(error) !== 'EADDRINUSE') throw error;
+    throw new DvceError('ADDRESS_IN_USE', { where: socket }, error);
+  }
+  await chmod(socket, socketMode);
+}
+
+const aborted = (signal: AbortSignal): Promise<void> =>
+  new Promise((resolve) => {
+    if (signal.aborted) return resolve();
+    signal.addEventListener('abort', () => resolve(), { once: true });
+  });
+
+/** blockd is kept running by its launcher; here it is seen to that the launcher runs. */
+async function watchBlockd(
+  { clock, timers, signal, logger }: AgentProcessOptions,
+  agent: Agent,
+  layout: AgentLayout,
+): Promise<void> {
+  while (!signal.aborted) {
+    try {
+      await sleep(timers, limits.agentWatchMs, signal);
+      if (agent.stopping) continue;
+      await ensureBlockd({ dataDirectory: layout.root, clock, timers, signal });
+    } catch (error) {
+      if (signal.aborted) return;
+      logger.error({ err: error }, 'blockd does not answer');
+    }
+  }
+}

@@ -1,0 +1,65 @@
+/** Routes of images. */
+import { Image, ImageImport, ImageList, ref } from '../../api/schema/index.ts';
+import type { Agent } from '../agent.ts';
+import { operationAnswer, startedOperation } from './operations.ts';
+import { answers, nameParams, none, type Server } from './types.ts';
+
+export function imageRoutes(server: Server, { images }: Agent): void {
+  server.get(
+    '/v1/images',
+    {
+      schema: {
+        operationId: 'listImages',
+        tags: ['images'],
+        summary: 'List images',
+        response: answers({ 200: ref(ImageList) }),
+      },
+    },
+    async () => ({ images: await images.list() }),
+  );
+
+  server.post(
+    '/v1/images',
+    {
+      schema: {
+        operationId: 'importImage',
+        tags: ['images'],
+        summary: 'Import a raw or qcow2 image from a file of this host or a URL',
+        body: ImageImport,
+        response: answers(operationAnswer),
+      },
+    },
+    async ({ body }, reply) => startedOperation(reply, await images.import(body)),
+  );
+
+  server.get(
+    '/v1/images/:name',
+    {
+      schema: {
+        operationId: 'getImage',
+        tags: ['images'],
+        summary: 'Show an image',
+        params: nameParams,
+        response: answers({ 200: ref(Image) }),
+      },
+    },
+    async ({ params }) => images.get(params.name),
+  );
+
+  server.delete(
+    '/v1/images/:name',
+    {
+      schema: {
+        operationId: 'deleteImage',
+        tags: ['images'],
+        summary: 'Delete an image; volumes cloned from it stay whole',
+        params: nameParams,
+        response: answers({ 204: none }),
+      },
+    },
+    async ({ params }, reply) => {
+      await images.delete(params.name);
+      return reply.code(204).send(null);
+    },
+  );
+}
