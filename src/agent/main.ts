@@ -4,6 +4,7 @@
  */
 import { readFileSync } from 'node:fs';
 import { parseArgs } from 'node:util';
+import { MessageChannel } from 'node:worker_threads';
 import { pino } from 'pino';
 import {
   DvceError,
@@ -34,6 +35,8 @@ const logger = pino({ base: { pid: process.pid } }, pino.destination({ dest: 2, 
 const stop = new AbortController();
 for (const name of ['SIGTERM', 'SIGINT'] as const) process.on(name, () => stop.abort());
 
+// Injected timers do not keep a process alive; until the socket listens, this port does.
+const alive = new MessageChannel().port1.on('message', () => {});
 try {
   await runAgent({
     ...parse(),
@@ -52,5 +55,6 @@ try {
   process.stderr.write(`error: ${known.message}\n  ${known.advice}\n`);
   process.exitCode = known.exitCode;
 }
+alive.close();
 // Timers of libraries may be pending; nothing that matters is.
 process.exit();

@@ -3,12 +3,7 @@
  * the object of the API as it came, sizes in raw bytes.
  */
 import { DvceError } from '../base/errors.ts';
-
-export interface Column<Row> {
-  readonly title: string;
-  readonly value: (row: Row) => string;
-  readonly right?: boolean;
-}
+import type { Column } from './column.ts';
 
 export interface OutputOptions {
   readonly format: 'table' | 'json';

@@ -1,6 +1,6 @@
 /** Tables without lines: columns two spaces apart, numbers to the right. Loaded only when a table is drawn. */
 import CliTable from 'cli-table3';
-import type { Column } from './output.ts';
+import type { Column } from './column.ts';
 
 const noBorders = {
   top: '',
