@@ -42,3 +42,15 @@ export {
   updateSnapshot,
 } from './snapshots.ts';
 export * from './store.ts';
+export { type CheckOptions, type CheckResult, checkVolume, type Finding } from './check.ts';
+export {
+  type ChangedRange,
+  type Diff,
+  diffRoots,
+  openSnapshot,
+  type RootPosition,
+  readRanges,
+  reclaimLog,
+} from './roots.ts';
+export { type OpenOptions, openVolume, recoverJournal } from './volume-open.ts';
+export * from './volume-api.ts';

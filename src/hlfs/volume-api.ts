@@ -62,7 +62,10 @@ export interface OpenVolume extends BlockReader {
   readonly id: VolumeId;
   readonly log: LogId;
   /** Cut at this instant: contains every write acknowledged before the call, none that was sent after it resolved. */
-  snapshot(name: SnapshotName, options: { labels: Readonly<Record<string, string>>; protected: boolean }): Promise<SnapshotDocument>;
+  snapshot(
+    name: SnapshotName,
+    options: { labels: Readonly<Record<string, string>>; protected: boolean },
+  ): Promise<SnapshotDocument>;
   /** The head already has the new size (G6). */
   grow(sizeBytes: number): void;
   statistics(): VolumeStatistics;

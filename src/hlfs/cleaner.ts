@@ -1,0 +1,135 @@
+/**
+ * Cleaning: copying the live blocks of segments that are mostly dead to the end of the log, so that the segments die whole.
+ *
+ * A moved block is an index entry (block, old pointer, new pointer) that is applied, live and in recovery, only where the
+ * map still holds the old pointer (G1): a write that came between is never undone. Segments that a snapshot or fork needs
+ * are left alone, because moving their blocks would free nothing.
+ *
+ * The threshold is one number: a segment is a candidate when its live share is below `cleanLivePercent`, the emptiest first.
+ */
+import { limits } from '../base/index.ts';
+import type { HlfsContext } from './context.ts';
+import type { LogWriter } from './log-writer.ts';
+import { blockBytes } from './pointer.ts';
+import { segmentDataOffset } from './segment-format.ts';
+import type { IndexRun } from './segment-index.ts';
+import { isHeld } from './segment-table.ts';
+import { readHeader, readIndex } from './segments.ts';
+
+interface Moved {
+  readonly block: number;
+  readonly segment: number;
+  readonly offset: number;
+  readonly checksum: number;
+}
+
+/** Segments worth cleaning, the emptiest first. Exported for the property test of the threshold (B-13). */
+export function cleaningCandidates(writer: LogWriter, positions: readonly number[]): number[] {
+  const { state, table } = writer;
+  return [...table.rows]
+    .filter(([number, row]) => {
+      const liveBytes = row.live * blockBytes;
+      return (
+        row.death === 0 &&
+        row.bytes >= limits.cleanSegmentBytesMin &&
+        number < state.olderRoot &&
+        liveBytes * 100 < row.bytes * limits.cleanLivePercent &&
+        !isHeld(number, 0, positions)
+      );
+    })
+    .sort(([, a], [, b]) => a.live / a.bytes - b.live / b.bytes)
+    .map(([number]) => number);
+}
+
+/** One pass: at most a segment's worth of live blocks. @returns whether something was moved */
+export async function cleanOnce(
+  context: HlfsContext,
+  writer: LogWriter,
+  positions: readonly number[],
+): Promise<boolean> {
+  const moved: Moved[] = [];
+  const candidates = cleaningCandidates(writer, positions);
+  let pages = 0;
+  for (const number of candidates) {
+    const row = writer.table.rows.get(number);
+    if (row === undefined || moved.length + row.live > limits.cleanBlocksPerPass) break;
+    const found = await liveBlocks(context, writer, number);
+    moved.push(...found.blocks);
+    await writer.map.rewritePagesOf(number, found.pages);
+    pages += found.pages.length;
+  }
+  if (moved.length === 0) return pages > 0;
+  moved.sort((a, b) => a.block - b.block);
+  const data = await readMoved(writer, moved);
+  const covered = writer.state.coveredSeq;
+  await writer.publishBatch({ data, runs: relocationRuns(moved) }, covered + 1, covered);
+  return true;
+}
+
+async function liveBlocks(
+  context: HlfsContext,
+  writer: LogWriter,
+  number: number,
+): Promise<{ blocks: Moved[]; pages: number[] }> {
+  const blocks: Moved[] = [];
+  const pages: number[] = [];
+  const header = await readHeader(context.store, writer.state.log, number);
+  if (header === undefined) return { blocks, pages };
+  for (const run of await readIndex(context.store, header)) {
+    if (run.kind === 'pages') pages.push(...run.keys);
+    if (run.kind !== 'data' && run.kind !== 'relocation') continue;
+    for (let i = 0; i < run.checksums.length; i += 1) {
+      const block = run.block + i;
+      const offset = run.offset + i * blockBytes;
+      if (writer.map.find(block) === undefined) await writer.map.load(block);
+      const now = writer.map.find(block);
+      if (now?.kind === 'block' && now.segment === number && now.offset === offset)
+        blocks.push({ block, segment: number, offset, checksum: now.checksum });
+    }
+  }
+  return { blocks, pages };
+}
+
+async function readMoved(writer: LogWriter, moved: readonly Moved[]): Promise<Buffer[]> {
+  const data: Buffer[] = [];
+  for (const { segment, offset, checksum } of moved) {
+    const target = Buffer.allocUnsafe(blockBytes);
+    await new Promise<void>((resolve, reject) => {
+      writer.reader.readBlocks(segment, offset, [checksum], target, (error) =>
+        error ? reject(error) : resolve(),
+      );
+    });
+    data.push(target);
+  }
+  return data;
+}
+
+function relocationRuns(moved: readonly Moved[]): IndexRun[] {
+  const runs: {
+    kind: 'relocation';
+    block: number;
+    offset: number;
+    checksums: number[];
+    oldSegments: number[];
+    oldOffsets: number[];
+  }[] = [];
+  moved.forEach(({ block, segment, offset, checksum }, i) => {
+    let run = runs.at(-1);
+    if (run === undefined || run.block + run.checksums.length !== block) {
+      const start = segmentDataOffset + i * blockBytes;
+      run = {
+        kind: 'relocation',
+        block,
+        offset: start,
+        checksums: [],
+        oldSegments: [],
+        oldOffsets: [],
+      };
+      runs.push(run);
+    }
+    run.checksums.push(checksum);
+    run.oldSegments.push(segment);
+    run.oldOffsets.push(offset);
+  });
+  return runs;
+}

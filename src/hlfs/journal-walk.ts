@@ -1,0 +1,250 @@
+/**
+ * Recovery of the journal's tail from its files (J2, J3, J7).
+ *
+ * The walk is strict: record after record, each seeded by the one before. Where it ends, one of three things is true, and
+ * they must not be confused:
+ *   end      nothing was ever written there, or it was lost unsynced by a power failure: the tail ends here;
+ *   damage   a record that had been flushed cannot be read: a later record of the same chain or file says so
+ *            (`flushedSeq`), or the record becomes whole when one single bit is turned back. The volume is not opened for
+ *            writing, because acknowledged and flushed writes would vanish silently.
+ *
+ * Several incarnations may be present. A later incarnation's first sequence number ends every earlier one: at its open the
+ * earlier files had been synced and walked, so the walk of today ends where it ended then (J2, J4).
+ */
+import { crc32c, type OpenFile } from '../base/index.ts';
+import {
+  align,
+  chainStart,
+  type DecodedHeader,
+  decodeFileHeader,
+  decodeRecordHeader,
+  headerBytesFor,
+  type JournalFileHeader,
+  journalFileHeaderBytes,
+  payloadFits,
+  recordHeaderBytes,
+} from './journal-format.ts';
+
+export interface TailRecord {
+  readonly header: DecodedHeader;
+  /** Slot index and byte offset of the payload. */
+  readonly slot: number;
+  readonly payloadAt: number;
+}
+
+export interface JournalFile {
+  readonly slot: number;
+  readonly file: OpenFile;
+  readonly header: JournalFileHeader;
+}
+
+export interface Walk {
+  /** Records after `covered`, without a gap. */
+  readonly tail: readonly TailRecord[];
+  /** Last sequence number of the tail, `covered` when it is empty. */
+  readonly lastSeq: number;
+  /** Highest flushedSeq any record names. */
+  readonly flushedSeq: number;
+  /** Why the tail cannot be trusted to hold every flushed write, or null. */
+  readonly damage: string | null;
+}
+
+const readAt = (file: OpenFile, offset: number, length: number): Buffer => {
+  const target = Buffer.alloc(length);
+  const read = file.readSync(target, offset);
+  return target.subarray(0, read);
+};
+
+export function readFileHeader(file: OpenFile): JournalFileHeader | undefined {
+  return decodeFileHeader(readAt(file, 0, journalFileHeaderBytes));
+}
+
+type Step =
+  | {
+      readonly kind: 'record';
+      readonly header: DecodedHeader;
+      readonly payloadAt: number;
+      readonly next: number;
+    }
+  | { readonly kind: 'end' }
+  | {
+      readonly kind: 'bad';
+      readonly header: DecodedHeader | undefined;
+      readonly next: number;
+      readonly singleBit: boolean;
+    };
+
+function headerAt(file: OpenFile, at: number): Buffer {
+  const head = readAt(file, at, recordHeaderBytes);
+  if (head.length < recordHeaderBytes) return head;
+  const bytes = headerBytesFor(Math.min(head.readUInt32LE(12), 1 << 16));
+  return bytes === recordHeaderBytes ? head : readAt(file, at, bytes);
+}
+
+function stepAt(file: OpenFile, at: number, chain: number): Step {
+  const head = headerAt(file, at);
+  const header = decodeRecordHeader(head, chain);
+  if (header === undefined) {
+    const repaired = repairedHeader(file, at, chain);
+    return repaired === undefined
+      ? { kind: 'end' }
+      : { kind: 'bad', header: repaired, next: nextOf(repaired, at), singleBit: true };
+  }
+  const payload = readAt(file, at + header.headerBytes, header.payloadBytes);
+  const next = nextOf(header, at);
+  if (payload.length === header.payloadBytes && payloadFits(header, payload))
+    return { kind: 'record', header, payloadAt: at + header.headerBytes, next };
+  return { kind: 'bad', header, next, singleBit: payloadHasSingleBitError(header, payload) };
+}
+
+const nextOf = (header: DecodedHeader, at: number): number =>
+  at + header.headerBytes + align(header.payloadBytes);
+
+/** The header with one bit turned back that makes it continue the chain; undefined when there is none. */
+function repairedHeader(file: OpenFile, at: number, chain: number): DecodedHeader | undefined {
+  const first = readAt(file, at, recordHeaderBytes);
+  if (first.length < recordHeaderBytes || first.every((byte) => byte === 0)) return undefined;
+  for (let bit = 0; bit < recordHeaderBytes * 8; bit += 1) {
+    first[bit >>> 3] = (first[bit >>> 3] ?? 0) ^ (1 << (bit & 7));
+    const bytes = headerBytesFor(Math.min(first.readUInt32LE(12), 1 << 16));
+    const whole =
+      bytes === recordHeaderBytes
+        ? first
+        : Buffer.concat([first, readAt(file, at + recordHeaderBytes, bytes - recordHeaderBytes)]);
+    const header = whole.length === bytes ? decodeRecordHeader(whole, chain) : undefined;
+    first[bit >>> 3] = (first[bit >>> 3] ?? 0) ^ (1 << (bit & 7));
+    if (header !== undefined) return header;
+  }
+  return repairedChecksumList(file, at, chain);
+}
+
+/** As above for the list of checksums behind the fixed part. */
+function repairedChecksumList(
+  file: OpenFile,
+  at: number,
+  chain: number,
+): DecodedHeader | undefined {
+  const whole = headerAt(file, at);
+  if (whole.length <= recordHeaderBytes || whole.length > 4096) return undefined;
+  for (let bit = recordHeaderBytes * 8; bit < whole.length * 8; bit += 1) {
+    whole[bit >>> 3] = (whole[bit >>> 3] ?? 0) ^ (1 << (bit & 7));
+    const header = decodeRecordHeader(whole, chain);
+    if (header !== undefined) return header;
+    whole[bit >>> 3] = (whole[bit >>> 3] ?? 0) ^ (1 << (bit & 7));
+  }
+  return undefined;
+}
+
+/** True when exactly one piece differs, and by one bit: rot, not a write that the disk never saw. */
+function payloadHasSingleBitError(header: DecodedHeader, payload: Buffer): boolean {
+  if (payload.length !== header.payloadBytes) return false;
+  let at = 0;
+  let room = 4096 - (header.offset % 4096);
+  for (const expected of header.checksums) {
+    const piece = payload.subarray(at, at + room);
+    if (crc32c(piece) !== expected) {
+      for (let bit = 0; bit < piece.length * 8; bit += 1) {
+        piece[bit >>> 3] = (piece[bit >>> 3] ?? 0) ^ (1 << (bit & 7));
+        if (crc32c(piece) === expected) return true;
+        piece[bit >>> 3] = (piece[bit >>> 3] ?? 0) ^ (1 << (bit & 7));
+      }
+      return false;
+    }
+    at += room;
+    room = 4096;
+  }
+  return false;
+}
+
+interface FileWalk {
+  readonly records: readonly TailRecord[];
+  readonly endSeq: number;
+  readonly flushedSeq: number;
+  readonly damage: string | null;
+}
+
+/** Walk one file. `firstSeq - 1` when it has no record. */
+function walkFile({ slot, file, header }: JournalFile): FileWalk {
+  const records: TailRecord[] = [];
+  let chain = chainStart(header.salt);
+  let at = journalFileHeaderBytes;
+  let seq = header.firstSeq - 1;
+  let flushedSeq = 0;
+  for (;;) {
+    const step = stepAt(file, at, chain);
+    if (step.kind === 'record' && step.header.seq === seq + 1) {
+      seq = step.header.seq;
+      flushedSeq = Math.max(flushedSeq, step.header.flushedSeq);
+      records.push({ header: step.header, slot, payloadAt: step.payloadAt });
+      chain = step.header.checksum;
+      at = step.next;
+      continue;
+    }
+    const damage = step.kind === 'bad' ? judgeBad(file, step, seq + 1) : null;
+    return { records, endSeq: seq, flushedSeq, damage };
+  }
+}
+
+/** Was the record at which the walk ended flushed? Follow its chain: a later record knows. */
+function judgeBad(file: OpenFile, step: Step & { kind: 'bad' }, seq: number): string | null {
+  if (step.singleBit) return `record ${seq} has one wrong bit`;
+  if (step.header === undefined) return null;
+  let chain = step.header.checksum;
+  let at = step.next;
+  for (;;) {
+    const header = decodeRecordHeader(headerAt(file, at), chain);
+    if (header === undefined) return null;
+    if (header.flushedSeq >= seq) return `record ${seq} was flushed and cannot be read`;
+    chain = header.checksum;
+    at = nextOf(header, at);
+  }
+}
+
+/**
+ * The tail behind `covered`.
+ * @param files of this volume, log and epoch, in any order
+ */
+export function walkJournal(files: readonly JournalFile[], covered: number): Walk {
+  const sorted = [...files].sort(
+    (a, b) => a.header.incarnation - b.header.incarnation || a.header.serial - b.header.serial,
+  );
+  const state = {
+    tail: [] as TailRecord[],
+    end: covered,
+    flushedSeq: 0,
+    damage: null as string | null,
+  };
+  sorted.forEach((file, i) => {
+    const later = sorted.find((other) => other.header.incarnation > file.header.incarnation);
+    const limit = later === undefined ? Number.POSITIVE_INFINITY : later.header.firstSeq;
+    const next = sorted[i + 1];
+    // Everything in it is covered when the next file of the same incarnation starts at or before the first record needed.
+    const sameIncarnation = next?.header.incarnation === file.header.incarnation;
+    if (next !== undefined && sameIncarnation && next.header.firstSeq <= covered + 1) return;
+    takeFile(state, file, limit);
+  });
+  const damage =
+    state.damage ??
+    (state.flushedSeq > state.end ? `record ${state.end + 1} was flushed and is missing` : null);
+  return { tail: state.tail, lastSeq: state.end, flushedSeq: state.flushedSeq, damage };
+}
+
+function takeFile(
+  state: { tail: TailRecord[]; end: number; flushedSeq: number; damage: string | null },
+  file: JournalFile,
+  limit: number,
+): void {
+  const walk = walkFile(file);
+  // A record at or above the limit was cut off by a later incarnation; what it says of flushes counts all the same below it.
+  state.flushedSeq = Math.max(state.flushedSeq, Math.min(walk.flushedSeq, limit - 1));
+  if (walk.damage !== null && walk.endSeq >= state.end && walk.endSeq + 1 < limit)
+    state.damage ??= walk.damage;
+  for (const record of walk.records) {
+    const { seq } = record.header;
+    if (seq >= limit) return;
+    if (seq === state.end + 1) {
+      state.tail.push(record);
+      state.end = seq;
+    } else if (seq > state.end + 1) return; // beyond a gap: never applied (J7)
+  }
+}

@@ -1,0 +1,212 @@
+/**
+ * Reading through the layers of a volume: active overlay, frozen batches newest first, map.
+ *
+ * Invariant: which copy of a block a read returns is decided in one turn, from all layers at once; what is in memory or in
+ * the journal is copied in that turn, what lies in segments is immutable and read afterwards. So a read sees each block
+ * either before or after any write, and never a mixture of layers of different times.
+ */
+import { DvceError, toDvceError } from '../base/index.ts';
+import type { BlockMap } from './map.ts';
+import { type Entry, Overlay, type PartialBlock } from './overlay.ts';
+import { blockBytes } from './pointer.ts';
+import type { SegmentReader } from './segments.ts';
+
+export interface Layers {
+  /** Newest first. */
+  readonly overlays: () => readonly Overlay[];
+  readonly map: BlockMap;
+  readonly reader: SegmentReader;
+}
+
+type Done = (error: DvceError | null) => void;
+
+interface Run {
+  readonly segment: number;
+  readonly offset: number;
+  readonly start: number;
+  readonly checksums: number[];
+}
+
+/** A read of whole blocks in progress. */
+interface Plan {
+  readonly target: Buffer;
+  /** Blocks that hold data; the others were filled with zeros. */
+  dataBlocks: number;
+  readonly runs: Run[];
+  readonly patches: {
+    readonly at: number;
+    readonly block: number;
+    readonly below: number;
+    readonly bytes: Buffer;
+    readonly ranges: readonly number[];
+  }[];
+}
+
+/** How often a read starts over because map pages were missing or a segment was cleaned away under it. */
+const triesMax = 16;
+
+/**
+ * Read `count` blocks from `block` into `target`.
+ * @param done told how many of the blocks held data; 0 means that all of it is zeros
+ */
+export function readLayers(
+  layers: Layers,
+  block: number,
+  count: number,
+  target: Buffer,
+  done: (error: DvceError | null, dataBlocks: number) => void,
+  from = 0,
+  attempt = 0,
+): void {
+  let plan: Plan | number;
+  try {
+    plan = makePlan(layers, block, count, target, from);
+  } catch (error) {
+    return done(toDvceError(error), 0);
+  }
+  const again = (): void => readLayers(layers, block, count, target, done, from, attempt + 1);
+  if (typeof plan === 'number') {
+    if (attempt >= triesMax) return done(tooOften(), 0);
+    loadLeaves(layers.map, plan, block + count).then(again, (error: unknown) =>
+      done(toDvceError(error), 0),
+    );
+    return;
+  }
+  const { dataBlocks } = plan;
+  runPlan(layers, plan, (error) => {
+    // The cleaner may have moved a block and deleted its segment after the plan was made: the map knows the new place.
+    if (error?.code === 'SEGMENT_MISSING' && attempt < 2) again();
+    else done(error, dataBlocks);
+  });
+}
+
+const tooOften = (): DvceError =>
+  new DvceError('INTERNAL', { reason: 'map pages were evicted as fast as they were loaded' });
+
+/** Load every leaf of the range that is missing, from the first missing one on. */
+async function loadLeaves(map: BlockMap, first: number, end: number): Promise<void> {
+  const leaves: Promise<void>[] = [];
+  for (let block = first; block < end; block = (Math.floor(block / 256) + 1) * 256)
+    if (map.find(block) === undefined) leaves.push(map.load(block));
+  await Promise.all(leaves);
+}
+
+/** @returns the first block whose map page has to be loaded, or the plan */
+function makePlan(
+  layers: Layers,
+  block: number,
+  count: number,
+  target: Buffer,
+  from: number,
+): Plan | number {
+  const plan: Plan = { target, dataBlocks: 0, runs: [], patches: [] };
+  const overlays = layers.overlays();
+  let run: Run | undefined;
+  for (let i = 0; i < count; i += 1) {
+    const each = block + i;
+    const at = i * blockBytes;
+    const layer = findLayer(overlays, each, from);
+    if (layer !== undefined) {
+      if (!planOverlay(plan, layer, each, at)) continue;
+      // The rest of it lies below: the page must be here, because all layers are looked at in this one turn.
+      if (layers.map.find(each) === undefined) return each;
+      continue;
+    }
+    const found = layers.map.find(each);
+    if (found === undefined) return each;
+    if (found.kind !== 'block') {
+      target.fill(0, at, at + blockBytes);
+      continue;
+    }
+    plan.dataBlocks += 1;
+    const joins =
+      run !== undefined &&
+      run.segment === found.segment &&
+      run.start + run.checksums.length * blockBytes === at &&
+      run.offset + run.checksums.length * blockBytes === found.offset;
+    if (run === undefined || !joins) {
+      run = { segment: found.segment, offset: found.offset, start: at, checksums: [] };
+      plan.runs.push(run);
+    }
+    run.checksums.push(found.checksum);
+  }
+  return plan;
+}
+
+interface FoundLayer {
+  readonly overlay: Overlay;
+  readonly entry: Entry;
+  readonly index: number;
+}
+
+function findLayer(
+  overlays: readonly Overlay[],
+  block: number,
+  from: number,
+): FoundLayer | undefined {
+  for (let index = from; index < overlays.length; index += 1) {
+    const overlay = overlays[index];
+    const entry = overlay?.find(block);
+    if (overlay !== undefined && entry !== undefined) return { overlay, entry, index };
+  }
+  return undefined;
+}
+
+/** @returns true when a layer below has to be read as well */
+function planOverlay(
+  plan: Plan,
+  { overlay, entry, index }: FoundLayer,
+  block: number,
+  at: number,
+): boolean {
+  if (entry.kind === 'journal' || entry.kind === 'partial') plan.dataBlocks += 1;
+  const slice = plan.target.subarray(at, at + blockBytes);
+  if (overlay.fill(entry, slice)) return false;
+  // Only a part was written and the rest lies below: keep what is valid now, lay it over what comes.
+  const { partial } = entry as { partial: PartialBlock };
+  plan.patches.push({
+    at,
+    block,
+    below: index + 1,
+    bytes: Buffer.from(partial.bytes),
+    ranges: [...partial.ranges],
+  });
+  return true;
+}
+
+function runPlan(layers: Layers, plan: Plan, done: Done): void {
+  let open = 1;
+  let failure: DvceError | null = null;
+  const ended = (error: DvceError | null): void => {
+    failure ??= error;
+    open -= 1;
+    if (open === 0) done(failure);
+  };
+  for (const run of plan.runs) {
+    open += 1;
+    const slice = plan.target.subarray(run.start, run.start + run.checksums.length * blockBytes);
+    layers.reader.readBlocks(run.segment, run.offset, run.checksums, slice, ended);
+  }
+  for (const patch of plan.patches) {
+    open += 1;
+    const slice = plan.target.subarray(patch.at, patch.at + blockBytes);
+    const whole = {
+      bytes: patch.bytes,
+      ranges: [...patch.ranges],
+      under: { kind: 'below' as const },
+    };
+    readLayers(
+      layers,
+      patch.block,
+      1,
+      slice,
+      (error) => {
+        if (!error) Overlay.overlayPartial(whole, slice);
+        ended(error);
+      },
+      patch.below,
+      triesMax, // never starts over by itself: the whole read does
+    );
+  }
+  ended(null);
+}

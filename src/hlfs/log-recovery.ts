@@ -1,0 +1,144 @@
+/**
+ * Finding the end of a log: newest good root, then segments in number order while the chain is unbroken (L2).
+ *
+ * Invariants:
+ * - only what is chained to the root is applied: previous checksum, and (epoch, incarnation) that never fall;
+ * - a root that cannot be read costs no data: the one before it is taken and the segments above are rolled forward (L3);
+ * - a data segment that cannot be read ends recovery with an error, because what it held was flushed;
+ * - segments beyond a gap are reported and left alone, never applied. The volume is read-only then;
+ * - nothing is written here, and a crash at any point changes nothing (L4).
+ */
+import { DvceError, type LogId } from '../base/index.ts';
+import { readLog } from './catalog-documents.ts';
+import type { LogState, WriterOptions } from './log-writer.ts';
+import { LogWriter } from './log-writer.ts';
+import { segmentKey } from './schema.ts';
+import { type SegmentHeader, segmentFlags } from './segment-format.ts';
+import { listSegments, type Root, readHeader, readIndex, readRoot } from './segments.ts';
+
+export interface RecoveredLog {
+  readonly writer: LogWriter;
+  readonly sizeBytes: number | null;
+  readonly wasClean: boolean;
+  readonly flushMark: { readonly seq: number; readonly wallMs: number } | null;
+  /** Numbers beyond a gap. */
+  readonly quarantined: readonly number[];
+}
+
+export async function recoverLog(log: LogId, options: WriterOptions): Promise<RecoveredLog> {
+  const { context } = options;
+  const document = await readLog(context, log);
+  if (document === undefined)
+    throw new DvceError('DOCUMENT_DAMAGED', { name: `logs/${log}/log`, reason: 'it is missing' });
+  const base = document.value.base;
+  const firstNumber = base === null ? 1 : base.rootSegment + 1;
+  const numbers = await listSegments(context.store, log);
+  const root = await newestRoot(context.store, log, numbers);
+  const baseRange = base?.ranges.at(-1);
+  const start =
+    root ??
+    (base === null || baseRange === undefined
+      ? null
+      : await readRoot(context.store, baseRange.log, base.rootSegment));
+  const state: LogState = {
+    log,
+    baseRanges: base?.ranges ?? [],
+    firstNumber,
+    next: start === null ? firstNumber : start.header.number + 1,
+    previous: start === null ? 0 : start.header.checksum,
+    newestRoot: root?.header.number ?? base?.rootSegment ?? 0,
+    olderRoot: root?.facts.previousRoot ?? 0,
+    coveredEpoch: Number(start?.facts.covered.epoch ?? 0),
+    coveredIncarnation: Number(start?.facts.covered.incarnation ?? 0),
+    coveredSeq: Number(start?.facts.covered.seq ?? 0),
+    rows: root?.table ?? new Map(),
+    top: start?.facts.top ?? null,
+    mappedBlocks: Number(start?.facts.mappedBlocks ?? 0),
+    sinceRoot: 0,
+  };
+  await fillSizes(options, state);
+  const writer = new LogWriter(state, options);
+  const last = await rollForward(writer, options, numbers, start?.header ?? null);
+  const mark = start?.facts.flushMark ?? null;
+  return {
+    writer,
+    sizeBytes: start === null ? null : Number(start.facts.sizeBytes),
+    wasClean: last !== null && (last.flags & segmentFlags.clean) !== 0,
+    flushMark: mark === null ? null : { seq: Number(mark.seq), wallMs: Number(mark.wallMs) },
+    quarantined: numbers.filter((number) => number >= state.next),
+  };
+}
+
+/** The size of a root's own segment is not known while the root is written. */
+async function fillSizes({ context }: WriterOptions, state: LogState): Promise<void> {
+  for (const [number, row] of state.rows)
+    if (row.bytes === 0)
+      row.bytes = (await context.store.stat(segmentKey(state.log, number)))?.lengthBytes ?? 0;
+}
+
+/** The newest root of a log that can be read; null when the log has none of its own. */
+export async function newestRoot(
+  store: WriterOptions['context']['store'],
+  log: LogId,
+  numbers: readonly number[],
+): Promise<Root | null> {
+  let below = Number.POSITIVE_INFINITY;
+  for (let i = numbers.length - 1; i >= 0; i -= 1) {
+    const number = numbers[i] ?? 0;
+    if (number >= below) continue;
+    const header = await tolerantHeader(store, log, number);
+    if (header === undefined) continue;
+    const candidate = header.rootSegment;
+    if (candidate === 0 || !numbers.includes(candidate)) {
+      if (candidate < (numbers[0] ?? 0)) return null;
+      continue;
+    }
+    try {
+      return await readRoot(store, log, candidate);
+    } catch (error) {
+      if (!(error instanceof DvceError) || error.code !== 'SEGMENT_DAMAGED') throw error;
+      below = candidate;
+    }
+  }
+  return null;
+}
+
+async function tolerantHeader(
+  store: WriterOptions['context']['store'],
+  log: LogId,
+  number: number,
+): Promise<SegmentHeader | undefined> {
+  try {
+    return await readHeader(store, log, number);
+  } catch (error) {
+    if (error instanceof DvceError && error.code === 'SEGMENT_DAMAGED') return undefined;
+    throw error;
+  }
+}
+
+/** @returns the header of the last segment taken */
+async function rollForward(
+  writer: LogWriter,
+  { context }: WriterOptions,
+  numbers: readonly number[],
+  start: SegmentHeader | null,
+): Promise<SegmentHeader | null> {
+  const { state } = writer;
+  const present = new Set(numbers);
+  let last = start;
+  let epoch = state.coveredEpoch;
+  let incarnation = state.coveredIncarnation;
+  while (present.has(state.next)) {
+    const header = await readHeader(context.store, state.log, state.next);
+    if (header === undefined) return last;
+    const inOrder =
+      header.epoch > epoch || (header.epoch === epoch && header.incarnation >= incarnation);
+    if (header.previous !== state.previous || !inOrder) return last;
+    epoch = header.epoch;
+    incarnation = header.incarnation;
+    // A root's own content is not needed to go past it; its pages are made anew from the segments.
+    await writer.roll(header, await readIndex(context.store, header));
+    last = header;
+  }
+  return last;
+}

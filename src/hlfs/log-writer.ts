@@ -1,0 +1,356 @@
+/**
+ * The end of a log: gives numbers to segments, publishes them, applies them to the map, writes roots, deletes dead segments.
+ *
+ * Invariants:
+ * - names are given one at a time, in order; a number is given only when all below it are durable (S3);
+ * - the map in memory is the state after the newest published segment, never ahead of it;
+ * - nothing is deleted but what the segment table allows, after two durable roots (L3, G2), and never a number at or above
+ *   the older of the two newest roots (S2).
+ *
+ * One publisher calls it; no two calls run at once.
+ */
+import { assert, DvceError, type LogId, limits } from '../base/index.ts';
+import type { Batch } from './batch.ts';
+import type { HlfsContext } from './context.ts';
+import { applyRuns } from './log-apply.ts';
+import { BlockMap, type StoredPages, type TopPointer } from './map.ts';
+import { blockBytes } from './pointer.ts';
+import { encodeRoot } from './root-format.ts';
+import { type LogRange, segmentKey } from './schema.ts';
+import {
+  encodeSegment,
+  type SegmentHeader,
+  segmentDataOffset,
+  segmentFlags,
+} from './segment-format.ts';
+import { encodeIndex, type IndexRun } from './segment-index.ts';
+import { SegmentTable } from './segment-table.ts';
+import { openEnd, readHeader, readIndex, SegmentReader } from './segments.ts';
+
+/** Where a log stands: what recovery found, and what the writer goes on from. */
+export interface LogState {
+  readonly log: LogId;
+  /** Ranges below this log's own first number. */
+  readonly baseRanges: readonly LogRange[];
+  readonly firstNumber: number;
+  next: number;
+  /** Checksum of segment `next - 1`. */
+  previous: number;
+  newestRoot: number;
+  olderRoot: number;
+  coveredEpoch: number;
+  coveredIncarnation: number;
+  coveredSeq: number;
+  rows: ConstructorParameters<typeof SegmentTable>[0];
+  top: TopPointer | null;
+  mappedBlocks: number;
+  /** Segments applied since the newest root. */
+  sinceRoot: number;
+}
+
+export interface WriterOptions {
+  readonly context: HlfsContext;
+  readonly scope: string;
+  readonly epoch: number;
+  readonly incarnation: number;
+  readonly mapCacheBytes?: number;
+  /** Journal records that the recovery found; a segment found at the own next number may cover no more (S3). */
+  readonly recoveredSeq: number;
+}
+
+/** What goes into a segment besides its data. */
+interface SegmentContent {
+  readonly data: readonly Uint8Array[];
+  readonly runs: readonly IndexRun[];
+  readonly root: Buffer;
+  readonly flags: number;
+  readonly firstSeq: number;
+  readonly lastSeq: number;
+}
+
+/** Another segment stands at the next number; it was adopted, and the caller has to lay out anew. */
+class NumberTaken extends Error {}
+
+export class LogWriter {
+  readonly state: LogState;
+  readonly table: SegmentTable;
+  readonly reader: SegmentReader;
+  readonly map: BlockMap;
+  readonly #options: WriterOptions;
+
+  constructor(state: LogState, options: WriterOptions) {
+    this.state = state;
+    this.#options = options;
+    this.table = new SegmentTable(state.rows);
+    const { context } = options;
+    this.reader = new SegmentReader(context.store, ownRanges(state, openEnd));
+    this.map = new BlockMap(
+      this.reader,
+      state.top,
+      state.mappedBlocks,
+      {
+        onRelease: (segment, at) => this.table.release(segment, at),
+        onRetain: (segment) => this.table.retain(segment),
+      },
+      options.mapCacheBytes,
+    );
+  }
+
+  get rootIsDue(): boolean {
+    return this.state.sinceRoot >= limits.rootEverySegments || this.map.wantsRoot;
+  }
+
+  /** Publish a batch and apply it. @returns confirmed replicas (S5) */
+  async publishBatch(batch: Batch, firstSeq: number, lastSeq: number): Promise<number> {
+    const content: SegmentContent = {
+      data: batch.data,
+      runs: batch.runs,
+      root: Buffer.alloc(0),
+      flags: 0,
+      firstSeq,
+      lastSeq,
+    };
+    for (let attempt = 0; attempt < limits.adoptionsMax; attempt += 1)
+      try {
+        const { header, replicas } = await this.#publish(content);
+        await this.apply(header, batch.runs);
+        return replicas;
+      } catch (error) {
+        if (!(error instanceof NumberTaken)) throw error;
+      }
+    throw this.#taken('too many segments of earlier incarnations');
+  }
+
+  /** Write a root of the current map; dirty pages go with it. @returns its segment number and checksum */
+  async publishRoot(
+    facts: {
+      readonly sizeBytes: number;
+      readonly flushMark: { seq: number; wallMs: number } | null;
+    },
+    flags = 0,
+  ): Promise<{ number: number; checksum: number }> {
+    for (let attempt = 0; attempt < limits.adoptionsMax; attempt += 1)
+      try {
+        return await this.#tryRoot(facts, flags);
+      } catch (error) {
+        if (!(error instanceof NumberTaken)) throw error;
+      }
+    throw this.#taken('too many segments of earlier incarnations');
+  }
+
+  async #tryRoot(
+    facts: {
+      readonly sizeBytes: number;
+      readonly flushMark: { seq: number; wallMs: number } | null;
+    },
+    flags: number,
+  ): Promise<{ number: number; checksum: number }> {
+    const { state } = this;
+    const first = state.next;
+    const stored = this.map.store(first, segmentDataOffset);
+    const rootNumber = first + stored.segments.length - 1;
+    for (const [i, pages] of stored.segments.entries()) {
+      const isRoot = i === stored.segments.length - 1;
+      // What the table says must be true with this root: the pages' old homes are released, the new ones retained.
+      const root = isRoot
+        ? this.#rootRecord(stored.top, facts, rootNumber, stored.segments)
+        : Buffer.alloc(0);
+      const content = {
+        data: pages.images,
+        runs: [{ kind: 'pages' as const, offset: segmentDataOffset, keys: pages.keys }],
+        root,
+        flags: isRoot ? flags | segmentFlags.root : 0,
+        firstSeq: state.coveredSeq + 1,
+        lastSeq: state.coveredSeq,
+      };
+      const { header } = await this.#publish(content);
+      // Dead until `commit` retains it: a page segment of an attempt that never came to its root stays dead.
+      this.table.add(header.number, header.totalBytes);
+      this.table.settle(header.number);
+      state.sinceRoot += 1;
+    }
+    stored.commit();
+    this.#rootSettled(rootNumber);
+    return { number: rootNumber, checksum: state.previous };
+  }
+
+  /** Account for a root that became durable. */
+  #rootSettled(number: number): void {
+    const { state } = this;
+    this.table.retain(number); // the root record itself
+    if (state.newestRoot >= state.firstNumber) this.table.release(state.newestRoot, number);
+    state.olderRoot = state.newestRoot;
+    state.newestRoot = number;
+    state.sinceRoot = 0;
+  }
+
+  /**
+   * The root record, with the segment table as it will be once this root is durable. Recovery starts from it, so it is
+   * computed on a copy of the table to which the same steps are applied that `commit` applies to the real one.
+   */
+  #rootRecord(
+    top: TopPointer | null,
+    facts: {
+      readonly sizeBytes: number;
+      readonly flushMark: { seq: number; wallMs: number } | null;
+    },
+    number: number,
+    segments: StoredPages['segments'],
+  ): Buffer {
+    const { state } = this;
+    const future = new SegmentTable(
+      new Map([...this.table.rows].map(([key, row]) => [key, { ...row }])),
+    );
+    const firstPages = number - segments.length + 1;
+    // The sizes of the segments that are being written are not known yet; recovery takes them from the objects.
+    segments.forEach((_, i) => {
+      if (!future.rows.has(firstPages + i)) future.add(firstPages + i, 0);
+    });
+    for (const home of this.map.storedHomes()) {
+      if (home.from !== 0) future.release(home.from, number);
+    }
+    segments.forEach((pages, i) => {
+      for (let each = 0; each < pages.keys.length; each += 1) future.retain(firstPages + i);
+    });
+    future.retain(number);
+    if (state.newestRoot >= state.firstNumber) future.release(state.newestRoot, number);
+    return encodeRoot(
+      {
+        sizeBytes: String(facts.sizeBytes),
+        top,
+        mappedBlocks: String(this.map.mappedBlocks),
+        ranges: ownRanges(state, number),
+        covered: {
+          epoch: String(state.coveredEpoch),
+          incarnation: String(state.coveredIncarnation),
+          seq: String(state.coveredSeq),
+        },
+        nextSegment: number + 1,
+        previousRoot: state.newestRoot,
+        flushMark:
+          facts.flushMark === null
+            ? null
+            : {
+                seq: String(facts.flushMark.seq),
+                wallMs: String(Math.round(facts.flushMark.wallMs)),
+              },
+        leaseGranters: [],
+      },
+      future.rows,
+    );
+  }
+
+  /** Apply the runs of a published segment to the map, and move on. */
+  async apply(header: SegmentHeader, runs: readonly IndexRun[]): Promise<void> {
+    this.table.add(header.number, header.totalBytes);
+    await applyRuns(this.map, header.number, runs, this.#options.context.timers);
+    this.table.settle(header.number);
+    const { state } = this;
+    state.sinceRoot += 1;
+    if (header.lastSeq > state.coveredSeq) {
+      state.coveredSeq = header.lastSeq;
+      state.coveredEpoch = header.epoch;
+      state.coveredIncarnation = header.incarnation;
+    }
+  }
+
+  /** Records up to `seq` need no segment (marks); the next root says so. */
+  reach(seq: number): void {
+    if (seq <= this.state.coveredSeq) return;
+    this.state.coveredSeq = seq;
+    this.state.coveredEpoch = this.#options.epoch;
+    this.state.coveredIncarnation = this.#options.incarnation;
+  }
+
+  /** Give the next number to `content` and publish it (S1, S3, S4). */
+  async #publish(content: SegmentContent): Promise<{ header: SegmentHeader; replicas: number }> {
+    const { context, scope, epoch, incarnation } = this.#options;
+    const { state } = this;
+    const isRoot = (content.flags & segmentFlags.root) !== 0;
+    const facts = {
+      log: state.log,
+      number: state.next,
+      previous: state.previous,
+      nonce: context.random.bytes(16).toString('hex'),
+      epoch,
+      incarnation,
+      firstSeq: content.firstSeq,
+      lastSeq: content.lastSeq,
+      flags: content.flags,
+      rootSegment: isRoot ? state.next : state.newestRoot,
+      wallMs: Math.round(context.clock.wallMs()),
+      keyId: 0,
+    };
+    const encoded = encodeSegment({
+      header: facts,
+      data: content.data,
+      index: encodeIndex(content.runs),
+      root: content.root,
+    });
+    assert(encoded.header.totalBytes <= limits.segmentBytesMax, 'a segment fits its limit');
+    const key = segmentKey(state.log, state.next);
+    const result = await context.store.putIfAbsent(scope, key, encoded.body);
+    if (result.outcome === 'fenced')
+      throw new DvceError('FENCED', { name: state.log, reason: 'its publishing scope is gone' });
+    const header =
+      result.outcome === 'created' ? encoded.header : await this.#foundAt(encoded.header);
+    state.next += 1;
+    state.previous = header.checksum;
+    return { header, replicas: result.outcome === 'created' ? result.replicas : 1 };
+  }
+
+  /** `exists` at the own next number: the own put whose reply was lost, an own late rename, or a rival (S3, S4). */
+  async #foundAt(mine: SegmentHeader): Promise<SegmentHeader> {
+    const { context, epoch, incarnation } = this.#options;
+    const found = await readHeader(context.store, this.state.log, mine.number);
+    if (found === undefined) throw this.#taken('it vanished');
+    if (found.nonce === mine.nonce) return found;
+    const isOwnLate =
+      found.epoch === epoch &&
+      found.incarnation < incarnation &&
+      found.previous === this.state.previous &&
+      found.lastSeq <= this.#options.recoveredSeq;
+    if (!isOwnLate)
+      throw this.#taken(`epoch ${found.epoch}, incarnation ${found.incarnation} wrote it`);
+    context.logger.warn({ segment: mine.number }, 'adopted a segment of an earlier incarnation');
+    await this.roll(found, await readIndex(context.store, found));
+    throw new NumberTaken();
+  }
+
+  /** Take a segment that stands in the store at the next number (recovery, adoption). */
+  async roll(header: SegmentHeader, runs: readonly IndexRun[]): Promise<void> {
+    this.state.next = header.number + 1;
+    this.state.previous = header.checksum;
+    await this.apply(header, runs);
+  }
+
+  #taken(reason: string): DvceError {
+    return new DvceError('FENCED', {
+      name: this.state.log,
+      reason: `segment ${this.state.next} exists already: ${reason}`,
+    });
+  }
+
+  /** Delete what nothing needs. `positions` was read from the documents just now. @returns how many went */
+  async deleteDead(positions: readonly number[], signal?: AbortSignal): Promise<number> {
+    const { context } = this.#options;
+    const { state } = this;
+    let deleted = 0;
+    for (const number of this.table.deletable(state.olderRoot, positions)) {
+      if (signal?.aborted) break;
+      assert(number < state.olderRoot, 'only numbers below the older root are deleted');
+      await context.store.delete(segmentKey(state.log, number));
+      this.table.remove(number);
+      deleted += 1;
+    }
+    return deleted;
+  }
+}
+
+const ownRanges = (state: LogState, last: number): LogRange[] => [
+  ...state.baseRanges,
+  { first: state.firstNumber, last, log: state.log, store: 'main' },
+];
+
+/** Bytes of blocks that a map holds. */
+export const mappedBytes = (map: BlockMap): number => map.mappedBlocks * blockBytes;

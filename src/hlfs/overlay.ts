@@ -1,0 +1,279 @@
+/**
+ * What was journaled and is not in the map yet, block by block: the newest content of each block that a batch touched.
+ *
+ * Invariants:
+ * - applying is in journal order; a later record replaces an earlier one (J1);
+ * - an entry for a block is newer than every tombstone that covers the block (a tombstone removes the entries below it);
+ * - a block of which only a part was written is held in memory and completed when the batch is built, never before the
+ *   acknowledgement (design section 5).
+ *
+ *   entry   full block in the journal at an address, with its checksum
+ *           hole, or zeros that stay allocated
+ *           partial: 4 KiB buffer + the byte ranges that are valid in it + what lies under it
+ *   tombstone   a long range of holes or zeros (J9)
+ */
+import { limits } from '../base/index.ts';
+import type { Appended } from './journal.ts';
+import { blockBytes } from './pointer.ts';
+
+export interface PartialBlock {
+  readonly bytes: Buffer;
+  /** Valid byte ranges, sorted, disjoint: [start, end, start, end, ...]. */
+  ranges: number[];
+  /** What the rest of the block is: the layer below, zeros, or a full block in the journal. */
+  readonly under:
+    | { readonly kind: 'below' }
+    | { readonly kind: 'zero' }
+    | { readonly kind: 'journal'; address: number; readonly checksum: number };
+}
+
+export interface Tombstone {
+  readonly block: number;
+  readonly count: number;
+  readonly kind: 'hole' | 'zero';
+}
+
+/** What the overlay says of a block. */
+export type Entry =
+  | { readonly kind: 'journal'; readonly address: number; readonly checksum: number }
+  | { readonly kind: 'hole' }
+  | { readonly kind: 'zero' }
+  | { readonly kind: 'partial'; readonly partial: PartialBlock };
+
+/** Values of `#addresses` below zero. */
+const holeMark = -1;
+const zeroMark = -2;
+const partialMark = -3;
+
+export class Overlay {
+  /** Records up to this one are in here (or below). */
+  lastSeq: number;
+  readonly firstSeq: number;
+  /** Bytes of blocks held, what a segment of this batch would take. */
+  dataBlocks = 0;
+  firstWallMs = 0;
+  readonly tombstones: Tombstone[] = [];
+  readonly #index = new Map<number, number>();
+  #addresses = new Float64Array(1024);
+  #checksums = new Uint32Array(1024);
+  #used = 0;
+  readonly #partials = new Map<number, PartialBlock>();
+  readonly #read: (address: number, target: Buffer) => void;
+
+  constructor(firstSeq: number, read: (address: number, target: Buffer) => void) {
+    this.firstSeq = firstSeq;
+    this.lastSeq = firstSeq - 1;
+    this.#read = read;
+  }
+
+  get isEmpty(): boolean {
+    return this.#index.size === 0 && this.tombstones.length === 0;
+  }
+  /** Blocks named. */
+  get entries(): number {
+    return this.#index.size;
+  }
+  /** Does anything in here concern one of these blocks? */
+  touches(block: number, count: number): boolean {
+    const end = block + count;
+    if (this.tombstones.some((each) => each.block < end && block < each.block + each.count))
+      return true;
+    for (const each of this.#index.keys()) if (each >= block && each < end) return true;
+    return false;
+  }
+  get partialBlocks(): number {
+    return this.#partials.size;
+  }
+  /** Blocks with an entry, ascending. */
+  blocks(): Float64Array {
+    return Float64Array.from(this.#index.keys()).sort();
+  }
+
+  /** Apply one journaled record. `known` records may come again after a move; the outcome is the same. */
+  apply(record: Appended): void {
+    const { kind, offset, length, payload } = record.entry;
+    if (kind === 'write' && payload !== null) this.#applyWrite(record, offset, payload);
+    else if (kind === 'hole' || kind === 'zero') this.#applyZero(kind, offset, length);
+    if (record.seq > this.lastSeq) this.lastSeq = record.seq;
+    if (this.firstWallMs === 0) this.firstWallMs = record.entry.wallMs;
+  }
+
+  #applyWrite(record: Appended, offset: number, payload: Buffer): void {
+    let at = 0;
+    for (let piece = 0; at < payload.byteLength; piece += 1) {
+      const position = offset + at;
+      const block = Math.floor(position / blockBytes);
+      const within = position % blockBytes;
+      const bytes = Math.min(blockBytes - within, payload.byteLength - at);
+      if (bytes === blockBytes) this.#set(block, record.address + at, record.checksums[piece] ?? 0);
+      else this.#patch(block, within, payload.subarray(at, at + bytes));
+      at += bytes;
+    }
+  }
+
+  /** A range becomes holes or zeros; its ends may lie within blocks. */
+  #applyZero(kind: 'hole' | 'zero', offset: number, length: number): void {
+    const end = offset + length;
+    const firstWhole = Math.ceil(offset / blockBytes);
+    const lastWhole = Math.floor(end / blockBytes);
+    if (firstWhole > lastWhole) {
+      this.#patchZeros(firstWhole - 1, offset % blockBytes, end % blockBytes);
+      return;
+    }
+    if (offset % blockBytes !== 0)
+      this.#patchZeros(firstWhole - 1, offset % blockBytes, blockBytes);
+    if (end % blockBytes !== 0) this.#patchZeros(lastWhole, 0, end % blockBytes);
+    const count = lastWhole - firstWhole;
+    if (count > limits.tombstoneBlocksMin) this.#bury(firstWhole, count, kind);
+    else
+      for (let block = firstWhole; block < lastWhole; block += 1)
+        this.#set(block, kind === 'hole' ? holeMark : zeroMark, 0);
+  }
+
+  #patchZeros(block: number, from: number, to: number): void {
+    if (to > from) this.#patch(block, from, zeroBlock.subarray(0, to - from));
+  }
+
+  /** A tombstone: entries below it go away, so that an entry is always newer than a tombstone. */
+  #bury(block: number, count: number, kind: 'hole' | 'zero'): void {
+    if (count < this.#index.size)
+      for (let each = block; each < block + count; each += 1) this.#drop(each);
+    else
+      for (const each of [...this.#index.keys()])
+        if (each >= block && each < block + count) this.#drop(each);
+    this.tombstones.push({ block, count, kind });
+  }
+
+  #drop(block: number): void {
+    const i = this.#index.get(block);
+    if (i === undefined) return;
+    if (isData(this.#addresses[i] ?? 0)) this.dataBlocks -= 1;
+    this.#index.delete(block);
+    this.#partials.delete(block);
+  }
+
+  #set(block: number, address: number, checksum: number): void {
+    let i = this.#index.get(block);
+    if (i === undefined) {
+      i = this.#used;
+      this.#used += 1;
+      if (i === this.#addresses.length) this.#grow();
+      this.#index.set(block, i);
+      this.#addresses[i] = holeMark;
+    }
+    const before = isData(this.#addresses[i] ?? 0) ? 1 : 0;
+    if (this.#addresses[i] === partialMark && address !== partialMark) this.#partials.delete(block);
+    this.#addresses[i] = address;
+    this.#checksums[i] = checksum;
+    this.dataBlocks += (isData(address) ? 1 : 0) - before;
+  }
+
+  #grow(): void {
+    const addresses = new Float64Array(this.#addresses.length * 2);
+    addresses.set(this.#addresses);
+    this.#addresses = addresses;
+    const checksums = new Uint32Array(this.#checksums.length * 2);
+    checksums.set(this.#checksums);
+    this.#checksums = checksums;
+  }
+
+  #patch(block: number, within: number, bytes: Buffer): void {
+    let partial = this.#partials.get(block);
+    if (partial === undefined) {
+      partial = { bytes: Buffer.alloc(blockBytes), ranges: [], under: this.#underOf(block) };
+      this.#set(block, partialMark, 0);
+      this.#partials.set(block, partial);
+    }
+    bytes.copy(partial.bytes, within);
+    partial.ranges = addRange(partial.ranges, within, within + bytes.byteLength);
+  }
+
+  #underOf(block: number): PartialBlock['under'] {
+    const entry = this.find(block);
+    if (entry === undefined) return { kind: 'below' };
+    if (entry.kind === 'journal') return entry;
+    return { kind: 'zero' };
+  }
+
+  /** What this overlay says of a block; undefined: nothing, look below. */
+  find(block: number): Entry | undefined {
+    const i = this.#index.get(block);
+    if (i === undefined) return this.#buried(block);
+    const address = this.#addresses[i] ?? holeMark;
+    if (address >= 0) return { kind: 'journal', address, checksum: this.#checksums[i] ?? 0 };
+    if (address === holeMark) return { kind: 'hole' };
+    if (address === zeroMark) return { kind: 'zero' };
+    const partial = this.#partials.get(block);
+    return partial === undefined ? undefined : { kind: 'partial', partial };
+  }
+
+  /** As `find`, without an object: the address of a full block in the journal, or -1. */
+  journalAddress(block: number): number {
+    const i = this.#index.get(block);
+    if (i === undefined) return -1;
+    const address = this.#addresses[i] ?? -1;
+    return address >= 0 ? address : -1;
+  }
+
+  #buried(block: number): Entry | undefined {
+    for (let i = this.tombstones.length - 1; i >= 0; i -= 1) {
+      const tombstone = this.tombstones[i];
+      if (tombstone && block >= tombstone.block && block < tombstone.block + tombstone.count)
+        return { kind: tombstone.kind };
+    }
+    return undefined;
+  }
+
+  /** Lay the valid bytes of a partial block over `target`, which holds what is under it. */
+  static overlayPartial(partial: PartialBlock, target: Buffer): void {
+    for (let i = 0; i < partial.ranges.length; i += 2)
+      partial.bytes.copy(target, partial.ranges[i], partial.ranges[i], partial.ranges[i + 1]);
+  }
+
+  /** Fill `target` (4 KiB) when the block can be had without looking below; false when it cannot. */
+  fill(entry: Entry, target: Buffer): boolean {
+    switch (entry.kind) {
+      case 'journal':
+        this.#read(entry.address, target);
+        return true;
+      case 'hole':
+      case 'zero':
+        target.fill(0);
+        return true;
+      case 'partial':
+        if (entry.partial.under.kind === 'below' && !isWhole(entry.partial)) return false;
+        if (entry.partial.under.kind === 'journal') this.#read(entry.partial.under.address, target);
+        else target.fill(0);
+        Overlay.overlayPartial(entry.partial, target);
+        return true;
+    }
+  }
+}
+
+const zeroBlock = Buffer.alloc(blockBytes);
+const isData = (address: number): boolean => address >= 0 || address === partialMark;
+const isWhole = (partial: PartialBlock): boolean =>
+  partial.ranges.length === 2 && partial.ranges[0] === 0 && partial.ranges[1] === blockBytes;
+
+/** Add [start, end) to sorted disjoint ranges, merging what touches. */
+function addRange(ranges: readonly number[], start: number, end: number): number[] {
+  const out: number[] = [];
+  let from = start;
+  let to = end;
+  let placed = false;
+  for (let i = 0; i < ranges.length; i += 2) {
+    const a = ranges[i] ?? 0;
+    const b = ranges[i + 1] ?? 0;
+    if (b < from) out.push(a, b);
+    else if (a > to) {
+      if (!placed) out.push(from, to);
+      placed = true;
+      out.push(a, b);
+    } else {
+      from = Math.min(from, a);
+      to = Math.max(to, b);
+    }
+  }
+  if (!placed) out.push(from, to);
+  return out;
+}

@@ -1,0 +1,87 @@
+/**
+ * The root record: everything from which a log can be continued (L1). It lies in a root segment.
+ *
+ *   0   u32 magic "HLRT", u16 version, u16 zero
+ *   8   u32 bytes of the JSON part, u32 rows of the segment table
+ *   16  JSON part (RootFacts; 64-bit numbers as strings)
+ *   ..  segment table: per segment of this log that still exists, 16 bytes: number u32, bytes u32, live u32, death u32
+ *
+ * live  4 KiB units (blocks and map pages) of the segment that the map of this root refers to
+ * death 0 while something is live; else the number of the segment whose application killed the last unit. A snapshot or
+ *       fork at position p needs the segment exactly when number <= p < death (G2)
+ */
+import { DvceError } from '../base/index.ts';
+import type { LogRange } from './schema.ts';
+
+const magic = 0x5452_4c48;
+const version = 1;
+
+export interface RootFacts {
+  readonly sizeBytes: string;
+  /** Map: pointer of the top page as four words, or null when nothing is mapped. */
+  readonly top: readonly [number, number, number, number] | null;
+  readonly mappedBlocks: string;
+  /** Segments 1..this one, oldest first; the last range is this log's own. */
+  readonly ranges: readonly LogRange[];
+  /** Journal records up to here are covered: (epoch, incarnation, seq). */
+  readonly covered: { readonly epoch: string; readonly incarnation: string; readonly seq: string };
+  /** First number this log may use next (S2). */
+  readonly nextSegment: number;
+  /** The root before this one in the same log, 0 if none: the fallback of L3. */
+  readonly previousRoot: number;
+  /** Newest acknowledged flush at that time. */
+  readonly flushMark: { readonly seq: string; readonly wallMs: string } | null;
+  /** Nodes that granted the writer's lease; empty without mirrors. */
+  readonly leaseGranters: readonly string[];
+}
+
+export interface SegmentRow {
+  bytes: number;
+  live: number;
+  death: number;
+}
+
+export function encodeRoot(facts: RootFacts, table: ReadonlyMap<number, SegmentRow>): Buffer {
+  const json = Buffer.from(JSON.stringify(facts));
+  const out = Buffer.alloc(16 + json.length + 16 * table.size);
+  out.writeUInt32LE(magic, 0);
+  out.writeUInt16LE(version, 4);
+  out.writeUInt32LE(json.length, 8);
+  out.writeUInt32LE(table.size, 12);
+  json.copy(out, 16);
+  let at = 16 + json.length;
+  for (const [number, row] of table) {
+    out.writeUInt32LE(number, at);
+    out.writeUInt32LE(row.bytes, at + 4);
+    out.writeUInt32LE(row.live, at + 8);
+    out.writeUInt32LE(row.death, at + 12);
+    at += 16;
+  }
+  return out;
+}
+
+/** The caller has verified the record's checksum; this checks that it can be used. */
+export function decodeRoot(
+  bytes: Buffer,
+  name: string,
+): { facts: RootFacts; table: Map<number, SegmentRow> } {
+  const bad = (reason: string): DvceError => new DvceError('SEGMENT_DAMAGED', { name, reason });
+  if (bytes.length < 16 || bytes.readUInt32LE(0) !== magic) throw bad('it has no root record');
+  const found = bytes.readUInt16LE(4);
+  if (found > version)
+    throw new DvceError('FORMAT_TOO_NEW', { what: `root ${name}`, found, known: version });
+  const jsonBytes = bytes.readUInt32LE(8);
+  const rows = bytes.readUInt32LE(12);
+  if (16 + jsonBytes + rows * 16 !== bytes.length) throw bad('the root record has a wrong length');
+  const facts: RootFacts = JSON.parse(bytes.toString('utf8', 16, 16 + jsonBytes));
+  const table = new Map<number, SegmentRow>();
+  for (let i = 0; i < rows; i += 1) {
+    const at = 16 + jsonBytes + i * 16;
+    table.set(bytes.readUInt32LE(at), {
+      bytes: bytes.readUInt32LE(at + 4),
+      live: bytes.readUInt32LE(at + 8),
+      death: bytes.readUInt32LE(at + 12),
+    });
+  }
+  return { facts, table };
+}

@@ -1,0 +1,380 @@
+/**
+ * Opening a volume for writing: resume (rule R), and the steps of a takeover that need no peer (T1-T3, T8, T10).
+ *
+ * Order, because each step makes the next one safe:
+ *   1  incarnation + 1, durable (R1, J2)
+ *   2  own scope: still there? sweep temps of earlier incarnations (R2). No scope yet, or a higher epoch wanted: a new scope,
+ *      never used before, named in the head by compare-and-swap (T1, T2), then every pending scope is fenced (T3)
+ *   3  head read again, log recovered from the store (R3, L2)
+ *   4  journal tail read; it must follow the log without a gap and hold everything known to be flushed (J7)
+ *   5  with pending epochs: a barrier segment, then the head says active (T8, T10)
+ *   6  the tail is published before anything new is journaled (J4); reads are served meanwhile (R6)
+ */
+import {
+  DvceError,
+  limits,
+  type OpenFile,
+  type SnapshotName,
+  type VolumeId,
+} from '../base/index.ts';
+import { headKey, readHead } from './catalog-documents.ts';
+import type { HlfsContext } from './context.ts';
+import type { Versioned } from './documents.ts';
+import { raiseEpoch, requireHead } from './heads.ts';
+import { type Appended, Journal, type Slot } from './journal.ts';
+import { recordBytes } from './journal-format.ts';
+import {
+  type JournalState,
+  makeJournalDirectory,
+  openSlots,
+  readJournalState,
+  refuseOlderStore,
+  releaseSlots,
+  writeJournalState,
+} from './journal-open.ts';
+import { type JournalFile, readFileHeader, type TailRecord, type Walk, walkJournal } from './journal-walk.ts';
+import { type RecoveredLog, recoverLog } from './log-recovery.ts';
+import { retainedPositions } from './reaper.ts';
+import type { HeadDocument } from './schema.ts';
+import { segmentFlags } from './segment-format.ts';
+import { checkSnapshotName, createSnapshotDocument } from './snapshots.ts';
+import { carriedBase, Volume } from './volume.ts';
+
+export interface OpenOptions {
+  /** Take the volume over from another node: raises the epoch and fences what came before. */
+  readonly takeover?: boolean;
+  /** Go on without journal records that cannot be read, or without a journal that is gone. */
+  readonly acceptLoss?: boolean;
+  readonly mapCacheBytes?: number;
+}
+
+export interface Opened {
+  readonly volume: Volume;
+  /** First record given up under `acceptLoss`, null when nothing was. */
+  readonly lostFromSeq: number | null;
+  readonly tailBytes: number;
+}
+
+/** @throws FENCED, IN_USE, JOURNAL_DAMAGED, SEGMENT_DAMAGED, STORE_UNAVAILABLE, FORMAT_TOO_NEW, NOT_FOUND */
+export async function openVolume(
+  context: HlfsContext,
+  id: VolumeId,
+  options: OpenOptions = {},
+): Promise<Volume> {
+  return (await openVolumeWithReport(context, id, options)).volume;
+}
+
+export async function openVolumeWithReport(
+  context: HlfsContext,
+  id: VolumeId,
+  options: OpenOptions = {},
+): Promise<Opened> {
+  refuseUnknownFeatures((await requireHead(context, id)).value);
+  await makeJournalDirectory(context, id);
+  const before = await readJournalState(context, id);
+  let incarnation = (before?.incarnation ?? 0) + 1;
+  // R1: durable before anything else happens in its name.
+  await writeJournalState(context, id, { ...(before ?? emptyState), incarnation });
+  const head = await holdScope(context, id, options);
+  const { log, scope, epoch } = head.value;
+  if (scope === null) throw new DvceError('INTERNAL', { reason: 'a held head names a scope' });
+  const writerOptions = {
+    context,
+    scope,
+    epoch: Number(epoch),
+    incarnation,
+    recoveredSeq: 0,
+    ...(options.mapCacheBytes === undefined ? {} : { mapCacheBytes: options.mapCacheBytes }),
+  };
+  const recovered = await recoverLog(log, writerOptions);
+  const { state } = recovered.writer;
+  refuseOlderStore(before, id, log, state.next - 1);
+  const isNewDisk = before === undefined || before.log !== log;
+  if (state.coveredIncarnation >= incarnation && state.coveredEpoch === Number(epoch)) {
+    if (!isNewDisk && options.acceptLoss !== true) throw staleJournal(id);
+    incarnation = state.coveredIncarnation + 1;
+  }
+  refuseMissingJournal(id, recovered, before, isNewDisk, options);
+  await writeJournalState(context, id, { incarnation, log, lastSegment: state.next - 1, clean: false });
+  writerOptions.incarnation = incarnation;
+  const tail = await readTail(context, id, head.value, state.coveredSeq, before, options);
+  writerOptions.recoveredSeq = tail.walk.lastSeq;
+  await settlePending(context, head, recovered);
+  const volume = buildVolume(context, head.value, recovered, tail, incarnation);
+  await finishShrink(context, id, volume);
+  return {
+    volume,
+    lostFromSeq: tail.walk.damage === null ? null : tail.walk.lastSeq + 1,
+    tailBytes: tail.walk.tail.reduce((sum, record) => sum + record.header.length, 0),
+  };
+}
+
+const emptyState: JournalState = { incarnation: 0, log: '', lastSegment: 0, clean: false };
+
+function refuseUnknownFeatures({ features, volume }: HeadDocument): void {
+  const unknown = [...features.incompat, ...features.roCompat];
+  if (unknown.length > 0)
+    throw new DvceError('FORMAT_TOO_NEW', { what: `volume ${volume}`, found: unknown.join(', '), known: 1 });
+}
+
+/** Step 2. @returns the head as it is while this process may write */
+async function holdScope(
+  context: HlfsContext,
+  id: VolumeId,
+  options: OpenOptions,
+): Promise<Versioned<HeadDocument>> {
+  const head = await requireHead(context, id);
+  const { writer, scope } = head.value;
+  const isForeign = writer !== null && writer !== context.node;
+  if (isForeign && options.takeover !== true)
+    throw new DvceError('IN_USE', {
+      kind: 'volume',
+      name: id,
+      reason: `node ${writer} is its writer`,
+      advice: 'Stop it there; if that node is gone for good, take the volume over.',
+    });
+  const held =
+    scope === null || isForeign
+      ? await takeScope(context, isForeign ? { ...head, value: raiseEpoch(head.value) } : head)
+      : await resumeScope(context, id, scope);
+  for (const { scope: old } of held.value.pending) if (old !== null) await context.store.fence(old);
+  return held;
+}
+
+async function resumeScope(
+  context: HlfsContext,
+  id: VolumeId,
+  scope: string,
+): Promise<Versioned<HeadDocument>> {
+  const fenced = (reason: string): DvceError => new DvceError('FENCED', { name: id, reason });
+  if (!(await context.store.probeScope(scope))) throw fenced('its publishing scope is gone');
+  await context.store.sweepScope(scope);
+  // R3: only now; no rename of an earlier incarnation can land any more.
+  const head = await requireHead(context, id);
+  if (head.value.scope !== scope || head.value.writer !== context.node)
+    throw fenced('the head names another writer');
+  return head;
+}
+
+async function takeScope(
+  context: HlfsContext,
+  head: Versioned<HeadDocument>,
+): Promise<Versioned<HeadDocument>> {
+  const { value, version } = head;
+  const scope = `logs/${value.log}/w/${value.epoch}-${context.random.bytes(16).toString('hex')}`;
+  await context.store.createScope(scope);
+  const state = value.pending.length > 0 ? ('recovering' as const) : ('active' as const);
+  const next: HeadDocument = { ...value, writer: context.node, scope, state };
+  const won = await context.documents.replace(scope, headKey(value.volume), version, next);
+  if (!won) {
+    await context.store.fence(scope);
+    throw new DvceError('CONFLICT', { kind: 'volume', name: value.volume, reason: 'its head was changed' });
+  }
+  return { version: version + 1, value: next };
+}
+
+/** T8 and T10: after the pending scopes are fenced, a barrier; then the volume is active. */
+async function settlePending(
+  context: HlfsContext,
+  { value: head }: Versioned<HeadDocument>,
+  recovered: RecoveredLog,
+): Promise<void> {
+  if (head.pending.length === 0 && head.state === 'active') return;
+  const { writer, flushMark } = recovered;
+  await writer.publishRoot({ sizeBytes: Number(head.sizeBytes), flushMark }, segmentFlags.barrier);
+  const scope = head.scope ?? context.scope;
+  for (let attempt = 0; attempt < limits.documentTries; attempt += 1) {
+    const now = await readHead(context, head.volume);
+    if (now?.value.scope !== head.scope) break;
+    const next: HeadDocument = { ...now.value, state: 'active', pending: [], attachment: null };
+    if (await context.documents.replace(scope, headKey(head.volume), now.version, next)) return;
+  }
+  throw new DvceError('FENCED', { name: head.volume, reason: 'the head names another writer' });
+}
+
+const staleJournal = (id: VolumeId): DvceError =>
+  new DvceError('JOURNAL_DAMAGED', {
+    name: id,
+    reason: 'it is older than what the store has of this node; an old copy of the directory was brought back',
+  });
+
+/** A journal that was never closed and is not there any more may have held flushed writes. */
+function refuseMissingJournal(
+  id: VolumeId,
+  { writer, wasClean }: RecoveredLog,
+  before: JournalState | undefined,
+  isNewDisk: boolean,
+  options: OpenOptions,
+): void {
+  const { state } = writer;
+  const everWritten = state.next > state.firstNumber;
+  if (!isNewDisk || !everWritten || wasClean || options.acceptLoss === true) return;
+  if (before !== undefined && before.log !== '') return; // another log's journal: this one was never opened here
+  throw new DvceError('JOURNAL_DAMAGED', {
+    name: id,
+    reason: 'its directory is missing although the volume was not closed cleanly',
+  });
+}
+
+interface Tail {
+  readonly walk: Walk;
+  readonly slots: Slot[];
+  readonly fileBytes: number;
+}
+
+/** Step 4. */
+async function readTail(
+  context: HlfsContext,
+  id: VolumeId,
+  head: HeadDocument,
+  coveredSeq: number,
+  before: JournalState | undefined,
+  options: OpenOptions,
+): Promise<Tail> {
+  const quotaBytes = Number(head.journal.quotaBytes);
+  const { slots, fileBytes } = await openSlots(context, id, quotaBytes, fileBytesFor(quotaBytes));
+  const files: JournalFile[] = [];
+  for (const slot of slots) {
+    const header = readFileHeader(slot.file);
+    const fits = header?.volume === id && header.log === head.log && header.epoch === Number(head.epoch);
+    if (header !== undefined && fits) files.push({ slot: slot.index, file: slot.file, header });
+  }
+  const isClean = before?.clean === true && before.log === head.log;
+  const walk = walkJournal(isClean ? [] : files, coveredSeq);
+  if (walk.damage !== null && options.acceptLoss !== true) {
+    for (const slot of slots) slot.file.closeSync();
+    throw new DvceError('JOURNAL_DAMAGED', { name: id, reason: walk.damage });
+  }
+  for (const { slot, header } of walk.tail) {
+    const home = slots[slot];
+    if (home === undefined) continue;
+    home.state = 'full';
+    home.lastSeq = Math.max(home.lastSeq, header.seq);
+    home.syncedSeq = home.lastSeq;
+  }
+  return { walk, slots, fileBytes };
+}
+
+/** Eight files to the quota, of at least two of the largest records. */
+export const fileBytesFor = (quotaBytes: number): number => {
+  const eighth = Math.floor(quotaBytes / 8 / limits.journalFileStepBytes) * limits.journalFileStepBytes;
+  return Math.max(limits.journalFileBytesMin, Math.min(limits.journalFileBytes, eighth));
+};
+
+function buildVolume(
+  context: HlfsContext,
+  head: HeadDocument,
+  recovered: RecoveredLog,
+  { walk, slots, fileBytes }: Tail,
+  incarnation: number,
+): Volume {
+  const { writer, quarantined } = recovered;
+  const id = head.volume;
+  const { state } = writer;
+  return new Volume({
+    context,
+    id,
+    name: head.name,
+    blockBytes: head.blockBytes,
+    sizeBytes: Number(head.sizeBytes),
+    writer,
+    journal: (hooks) =>
+      new Journal({
+        identity: { volume: id, log: head.log, epoch: Number(head.epoch), incarnation },
+        slots,
+        fileBytes,
+        nextSeq: Math.max(walk.lastSeq, state.coveredSeq) + 1,
+        flushedSeq: Math.max(walk.flushedSeq, 0),
+        unsyncedBytesMax: limits.unsyncedBytes,
+        recordBytesMax: recordBytes('write', 1, limits.recordPayloadBytes),
+        salt: () => context.random.bytes(16),
+        ...hooks,
+      }),
+    tail: tailRecords(walk.tail, slots, fileBytes),
+    readTail: (address, target) => {
+      const slot = slots[Math.floor(address / fileBytes)];
+      if (slot?.file.readSync(target, address % fileBytes) !== target.byteLength)
+        throw new DvceError('JOURNAL_DAMAGED', { name: id, reason: 'a tail record cannot be read again' });
+    },
+    flushMark: recovered.flushMark,
+    readOnlyReason:
+      quarantined.length > 0
+        ? `segments ${quarantined[0]} to ${quarantined.at(-1)} lie beyond a gap of the log`
+        : null,
+    positions: () => retainedPositions(context, head.log),
+    checkSnapshotName: async (name: SnapshotName) => {
+      const now = await requireHead(context, id);
+      await checkSnapshotName(context, now.value, name);
+    },
+    makeSnapshot: (name, root, facts) =>
+      createSnapshotDocument(context, head.scope ?? context.scope, id, {
+        name,
+        log: head.log,
+        rootSegment: root.number,
+        checksum: root.checksum,
+        sizeBytes: facts.sizeBytes,
+        labels: facts.labels,
+        protected: facts.protected,
+      }),
+    onClosed: async (clean) => {
+      if (!clean) return;
+      const closed = { incarnation, log: head.log, lastSegment: writer.state.next - 1, clean: true };
+      await writeJournalState(context, id, closed);
+      await releaseSlots(context, slots, fileBytes);
+    },
+  });
+}
+
+/** The tail's records one by one, each with its payload in memory only while it is looked at. */
+function* tailRecords(
+  tail: readonly TailRecord[],
+  slots: readonly Slot[],
+  fileBytes: number,
+): Generator<Appended> {
+  for (const { header, slot, payloadAt } of tail) {
+    const file: OpenFile | undefined = slots[slot]?.file;
+    const payload = header.kind === 'write' ? Buffer.alloc(header.payloadBytes) : null;
+    if (payload !== null) file?.readSync(payload, payloadAt);
+    yield {
+      entry: {
+        kind: header.kind,
+        offset: header.offset,
+        length: header.length,
+        payload,
+        wallMs: header.wallMs,
+      },
+      seq: header.seq,
+      address: carriedBase + slot * fileBytes + payloadAt,
+      checksums: header.checksums,
+    };
+  }
+}
+
+/** G6: a shrink leaves no old data behind. The cut-off range is cleared and rooted before the volume serves. */
+async function finishShrink(context: HlfsContext, id: VolumeId, volume: Volume): Promise<void> {
+  const head = await requireHead(context, id);
+  if (head.value.trimFrom === null) return;
+  const from = Number(head.value.trimFrom);
+  await volume.clearBeyond(from);
+  for (let attempt = 0; attempt < limits.documentTries; attempt += 1) {
+    const now = await requireHead(context, id);
+    const next: HeadDocument = { ...now.value, trimFrom: null };
+    const scope = now.value.scope ?? context.scope;
+    if (await context.documents.replace(scope, headKey(id), now.version, next)) return;
+  }
+  throw new DvceError('CONFLICT', { kind: 'volume', name: id, reason: 'its head keeps changing' });
+}
+
+/** Open, give up what cannot be read, publish the rest, close. */
+export async function recoverJournal(
+  context: HlfsContext,
+  id: VolumeId,
+  options: { readonly acceptLoss: boolean },
+): Promise<{ lostFromSeq: string | null; recoveredBytes: number }> {
+  const opened = await openVolumeWithReport(context, id, { acceptLoss: options.acceptLoss });
+  await opened.volume.close();
+  return {
+    lostFromSeq: opened.lostFromSeq === null ? null : String(opened.lostFromSeq),
+    recoveredBytes: opened.tailBytes,
+  };
+}
