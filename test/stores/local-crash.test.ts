@@ -80,33 +80,46 @@ t.test(
   },
 );
 
-t.test(
-  'B-22 a name seen in a list survives power loss, though its writer was killed before it could sync',
-  async (t) => {
-    let seen = 0;
-    const body = pattern(5000, 1);
-    await crashEverywhere(200, 3, {
-      prepare: prepared,
-      async act(_host, store) {
-        await store.putIfAbsent(scope, 'new/directory/1', [body]);
-      },
-      async check(host, _store, how) {
-        const second = await open(host);
-        const listed = await second.list('new/directory', undefined, 10);
-        const repeated = await second.putIfAbsent(scope, 'new/directory/1', [bytesOf('other')]);
-        host.reboot();
-        const third = await open(host);
-        if (listed.length > 0) {
+for (const way of ['list', 'exists'] as const)
+  t.test(
+    `B-22 a name seen (${way}) survives power loss, though its writer was killed before it could sync`,
+    async (t) => {
+      const body = pattern(5000, 1);
+      const key = 'new/directory/1';
+      const isSeen = async (store: SegmentStore): Promise<boolean> => {
+        if (way === 'list') return (await store.list('new/directory', undefined, 10)).length > 0;
+        return (await store.putIfAbsent(scope, key, [body])).outcome === 'exists';
+      };
+      let seen = 0;
+      await crashEverywhere(200, 4, {
+        prepare: prepared,
+        async act(_host, store) {
+          await store.putIfAbsent(scope, key, [body]);
+        },
+        async check(host, _store, how) {
+          if (!(await isSeen(await open(host)))) return;
           seen += 1;
-          if (!(await isWhole(t, third, 'new/directory/1', body, how)))
-            t.fail(`${how}: it is gone`);
-          t.equal(repeated.outcome, 'exists', how);
-        }
-      },
-    });
-    t.ok(seen > 0, `it was seen ${seen} times`);
-  },
-);
+          host.reboot();
+          if (!(await isWhole(t, await open(host), key, body, how))) t.fail(`${how}: it is gone`);
+        },
+      });
+      t.ok(seen > 0, `it was seen ${seen} times`);
+    },
+  );
+
+t.test('S1 a fence and a creation race: the scope never works afterwards', async (t) => {
+  for (let seed = 1; seed <= 200; seed += 1) {
+    const host = new SimHost(seed);
+    const race = async (): Promise<void> => {
+      const [one, two] = [await prepared(host), await open(host)];
+      await Promise.all([one.createScope('w/2').catch(() => undefined), two.fence('w/2')]);
+      const { outcome } = await one.putIfAbsent('w/2', 'k/1', [bytesOf('x')]);
+      if (outcome !== 'fenced') t.fail(`seed ${seed}: ${outcome}`);
+    };
+    await host.scheduler.complete(race());
+  }
+  t.pass('200 seeds');
+});
 
 t.test(
   'S1 a crash at every I/O of a fence: fenced when it had resolved, and for good once anything was refused',
