@@ -177,7 +177,6 @@ class DirectoryStore implements LocalStore {
     return this.#run(`list ${prefix}`, async () => {
       const names = (await this.#names(prefix)).filter((name) => !isOwnName(prefix, name));
       if (names.length === 0) return [];
-      await this.#makeDurable(prefix);
       await this.#files.syncDirectory(this.#path(prefix));
       const keys = pageOf(prefix, names.sort(byCodeUnits), after, limit);
       const stats = await Promise.all(keys.map((key) => this.#files.stat(this.#path(key))));
