@@ -76,7 +76,7 @@ export const commands = {
   blockStatus: 7,
 } as const;
 
-export const commandNames: readonly string[] = [
+const commandNames: readonly string[] = [
   'READ',
   'WRITE',
   'DISC',
@@ -86,6 +86,8 @@ export const commandNames: readonly string[] = [
   'WRITE_ZEROES',
   'BLOCK_STATUS',
 ];
+
+export const commandName = (type: number): string => commandNames[type] ?? `command ${type}`;
 
 export const commandFlags = {
   fua: 1,

@@ -10,8 +10,16 @@
  *                                        <- ReplyEncoder, ReplyWriter <-   replies, one write per turn
  */
 export * from './backend.ts';
+export { connectNbd, NbdClient, type NbdClientOptions } from './client.ts';
 export type { Connection } from './connection.ts';
 export * from './exports.ts';
 export { activatedSocket, checkUnixPath, type UnixSocketOptions } from './listen.ts';
 export * from './server.ts';
 export type { ServerTls } from './server-tls.ts';
+export { CopyOnWriteBackend } from './wrappers/copy-on-write.ts';
+export { DelayBackend } from './wrappers/delay.ts';
+export { ErrorBackend, type ErrorRule } from './wrappers/error.ts';
+export { LogBackend } from './wrappers/log.ts';
+export { RateBackend } from './wrappers/rate.ts';
+export { ReadOnlyBackend } from './wrappers/read-only.ts';
+export { StatsBackend } from './wrappers/stats.ts';

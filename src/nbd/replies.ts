@@ -247,15 +247,18 @@ export function describe(
   return pairs;
 }
 
-function* joined(extents: readonly Extent[]): Generator<{ lengthBytes: number; flags: number }> {
-  let run: { lengthBytes: number; flags: number } | null = null;
+interface Run {
+  lengthBytes: number;
+  readonly flags: number;
+}
+
+function joined(extents: readonly Extent[]): Run[] {
+  const runs: Run[] = [];
   for (const { lengthBytes, hole, zero } of extents) {
     const flags = (hole ? allocationContext.hole : 0) | (zero ? allocationContext.zero : 0);
-    if (run?.flags === flags) run.lengthBytes += lengthBytes;
-    else {
-      if (run !== null) yield run;
-      run = { lengthBytes, flags };
-    }
+    const last = runs.at(-1);
+    if (last?.flags === flags) last.lengthBytes += lengthBytes;
+    else runs.push({ lengthBytes, flags });
   }
-  if (run !== null) yield run;
+  return runs;
 }

@@ -14,7 +14,7 @@
  * FUA is accepted on every command. Checks run in the order: command, flags, write permission, length, range.
  */
 import { DvceError, limits } from '../base/index.ts';
-import { commandFlags, commandNames, commands, type ReplyMode } from './constants.ts';
+import { commandFlags, commandName, commands, type ReplyMode } from './constants.ts';
 
 /** One request as parsed; numbers beyond 2^53 arrive as Infinity, so that no rounded value passes a range check. */
 export interface Request {
@@ -55,8 +55,6 @@ const allowedFlags: readonly number[] = [
 /** `a * 2^32 + b`, or Infinity where a double would round. */
 export const fromWords = (high: number, low: number): number =>
   high > 0x1f_ffff ? Number.POSITIVE_INFINITY : high * 0x1_0000_0000 + low;
-
-export const commandName = (type: number): string => commandNames[type] ?? `command ${type}`;
 
 const invalid = (request: Request, reason: string): DvceError =>
   new DvceError('INVALID_ARGUMENT', {
