@@ -57,7 +57,11 @@ class Checker {
 
   add(code: string, severity: Finding['severity'], object: string, detail: string): void {
     // A damaged segment is named once for each kind of finding, however many roots lead to it.
-    if (!this.findings.some((each) => each.code === code && each.object === object && each.detail === detail))
+    if (
+      !this.findings.some(
+        (each) => each.code === code && each.object === object && each.detail === detail,
+      )
+    )
       this.findings.push({ code, severity, object, detail });
   }
 
@@ -85,7 +89,12 @@ class Checker {
       });
     } catch (error) {
       if (!(error instanceof DvceError)) throw error;
-      this.add('CHECK_BAD_ROOT', 'error', segmentKey(log, rootSegment), `${what}: ${error.message}`);
+      this.add(
+        'CHECK_BAD_ROOT',
+        'error',
+        segmentKey(log, rootSegment),
+        `${what}: ${error.message}`,
+      );
     }
     return live;
   }
@@ -130,11 +139,16 @@ class Checker {
     const identity = `${reader.key(segment)}:${offset}:${end - start}`;
     if (this.#seen.has(identity)) return;
     this.#seen.add(identity);
-    const checksums = Array.from({ length: end - start }, (_, i) => words[(start + i) * 4 + 3] ?? 0);
+    const checksums = Array.from(
+      { length: end - start },
+      (_, i) => words[(start + i) * 4 + 3] ?? 0,
+    );
     const target = Buffer.allocUnsafe(checksums.length * blockBytes);
     try {
       await new Promise<void>((resolve, reject) => {
-        reader.readBlocks(segment, offset, checksums, target, (error) => (error ? reject(error) : resolve()));
+        reader.readBlocks(segment, offset, checksums, target, (error) =>
+          error ? reject(error) : resolve(),
+        );
       });
     } catch (error) {
       this.#failed(error, detail);
@@ -169,18 +183,29 @@ export async function checkVolume(
     }
     if (log === head.log) findGap(checker, log, root, numbers);
     for (const { value } of await snapshotsIn(context, log))
-      if (value.state === 'live') await checker.checkRoot(log, value.rootSegment, `snapshot ${value.name}`);
+      if (value.state === 'live')
+        await checker.checkRoot(log, value.rootSegment, `snapshot ${value.name}`);
   }
   const { findings, segments, bytes } = checker;
   return { findings, segments, bytes };
 }
 
-function findGap(checker: Checker, log: LogId, root: Root | null, numbers: readonly number[]): void {
+function findGap(
+  checker: Checker,
+  log: LogId,
+  root: Root | null,
+  numbers: readonly number[],
+): void {
   let next = root === null ? (numbers[0] ?? 0) : root.header.number;
   for (const number of numbers)
     if (number === next) next += 1;
     else if (number > next) {
-      checker.add('CHECK_GAP', 'error', segmentKey(log, number), `segment ${next} is missing before it`);
+      checker.add(
+        'CHECK_GAP',
+        'error',
+        segmentKey(log, number),
+        `segment ${next} is missing before it`,
+      );
       return;
     }
 }
@@ -197,9 +222,19 @@ function compareTable(
   for (const [number, row] of root.table) {
     const counted = (live.get(number) ?? 0) + (number === own ? 1 : 0);
     if (counted !== row.live)
-      checker.add('CHECK_WRONG_COUNT', 'warning', segmentKey(log, number), `${row.live} units are noted, ${counted} are live`);
+      checker.add(
+        'CHECK_WRONG_COUNT',
+        'warning',
+        segmentKey(log, number),
+        `${row.live} units are noted, ${counted} are live`,
+      );
     if (!numbers.includes(number) && counted > 0)
-      checker.add('CHECK_MISSING', 'error', segmentKey(log, number), 'it is needed and is not there');
+      checker.add(
+        'CHECK_MISSING',
+        'error',
+        segmentKey(log, number),
+        'it is needed and is not there',
+      );
   }
   for (const number of numbers)
     if (number < own && !root.table.has(number))

@@ -77,17 +77,27 @@ async function liveBlocks(
   if (header === undefined) return { blocks, pages };
   for (const run of await readIndex(context.store, header)) {
     if (run.kind === 'pages') pages.push(...run.keys);
-    if (run.kind !== 'data' && run.kind !== 'relocation') continue;
-    for (let i = 0; i < run.checksums.length; i += 1) {
-      const block = run.block + i;
-      const offset = run.offset + i * blockBytes;
-      if (writer.map.find(block) === undefined) await writer.map.load(block);
-      const now = writer.map.find(block);
-      if (now?.kind === 'block' && now.segment === number && now.offset === offset)
-        blocks.push({ block, segment: number, offset, checksum: now.checksum });
-    }
+    if (run.kind === 'data' || run.kind === 'relocation')
+      for (let i = 0; i < run.checksums.length; i += 1) {
+        const place = { segment: number, offset: run.offset + i * blockBytes };
+        const live = await liveBlock(writer, run.block + i, place);
+        if (live !== undefined) blocks.push(live);
+      }
   }
   return { blocks, pages };
+}
+
+/** The block, when the map still says that it lies there. */
+async function liveBlock(
+  writer: LogWriter,
+  block: number,
+  place: { readonly segment: number; readonly offset: number },
+): Promise<Moved | undefined> {
+  if (writer.map.find(block) === undefined) await writer.map.load(block);
+  const now = writer.map.find(block);
+  const isThere =
+    now?.kind === 'block' && now.segment === place.segment && now.offset === place.offset;
+  return isThere ? { block, ...place, checksum: now.checksum } : undefined;
 }
 
 async function readMoved(writer: LogWriter, moved: readonly Moved[]): Promise<Buffer[]> {

@@ -52,23 +52,20 @@ async function collect(layers: Layers, offset: number, length: number): Promise<
 async function kindAt(layers: Layers, block: number): Promise<{ kind: Kind; blocks: number }> {
   for (const overlay of layers.overlays()) {
     const entry = overlay.find(block);
-    if (entry === undefined) continue;
-    const kind = entry.kind === 'hole' ? hole : entry.kind === 'zero' ? zero : data;
-    return { kind, blocks: 1 };
+    if (entry !== undefined) return { kind: kindOf(entry.kind), blocks: 1 };
   }
   const span = layers.map.uniformSpan(block);
   if (span !== undefined) {
-    const clear = layers.overlays().every((overlay) => !overlay.touches(block, span.blocks));
-    return { kind: span.kind === 'hole' ? hole : zero, blocks: clear ? span.blocks : 1 };
+    const isClear = layers.overlays().every((overlay) => !overlay.touches(block, span.blocks));
+    return { kind: kindOf(span.kind), blocks: isClear ? span.blocks : 1 };
   }
   let found = layers.map.find(block);
-  for (let attempt = 0; found === undefined && attempt < 16; attempt += 1) {
+  for (let attempt = 0; found === undefined && attempt < triesMax; attempt += 1) {
     await layers.map.load(block);
     found = layers.map.find(block);
   }
-  return {
-    kind:
-      found === undefined || found.kind === 'block' ? data : found.kind === 'hole' ? hole : zero,
-    blocks: 1,
-  };
+  return { kind: kindOf(found?.kind ?? 'block'), blocks: 1 };
 }
+
+const triesMax = 16;
+const kindOf = (kind: string): Kind => (kind === 'hole' ? hole : kind === 'zero' ? zero : data);

@@ -14,7 +14,9 @@ export {
   type VolumeOptions,
   type VolumeTarget,
 } from './catalog.ts';
+export { type CheckOptions, type CheckResult, checkVolume, type Finding } from './check.ts';
 export * from './context.ts';
+export { currentRoot } from './current-root.ts';
 export * from './documents.ts';
 export {
   type CloneOptions,
@@ -29,6 +31,15 @@ export { type InUse, requireHead } from './heads.ts';
 export { reapIntents } from './intents.ts';
 export { rootDirectory, type VolumeRecord } from './names.ts';
 export { type ReclaimLog, reap, reapVolume, retainedPositions } from './reaper.ts';
+export {
+  type ChangedRange,
+  type Diff,
+  diffRoots,
+  openSnapshot,
+  type RootPosition,
+  readRanges,
+  reclaimLog,
+} from './roots.ts';
 export * from './schema.ts';
 export { createProcessScope, openProcessScope } from './scopes.ts';
 export {
@@ -42,15 +53,5 @@ export {
   updateSnapshot,
 } from './snapshots.ts';
 export * from './store.ts';
-export { type CheckOptions, type CheckResult, checkVolume, type Finding } from './check.ts';
-export {
-  type ChangedRange,
-  type Diff,
-  diffRoots,
-  openSnapshot,
-  type RootPosition,
-  readRanges,
-  reclaimLog,
-} from './roots.ts';
-export { type OpenOptions, openVolume, recoverJournal } from './volume-open.ts';
 export * from './volume-api.ts';
+export { type OpenOptions, openVolume, recoverJournal } from './volume-open.ts';

@@ -163,11 +163,15 @@ export class Journal {
 
   /** Call `done` when every record appended so far is on stable storage. */
   sync(done: (error: DvceError | null) => void): void {
-    if (this.#broken) return done(this.#broken);
+    if (this.#broken) {
+      done(this.#broken);
+      return;
+    }
     const seq = this.lastSeq;
     if (this.#syncedSeq >= seq) {
       this.#flushedSeq = Math.max(this.#flushedSeq, seq);
-      return done(null);
+      done(null);
+      return;
     }
     this.#waiters.push({ seq, done });
     this.#startSync();
@@ -315,11 +319,17 @@ export class Journal {
   /** Sync the files one after the other, the older first, so that what is stable is always a prefix. */
   #syncNext(dirty: readonly Slot[], seq: number): void {
     const [slot, ...rest] = dirty;
-    if (slot === undefined) return this.#syncEnded(null, seq);
+    if (slot === undefined) {
+      this.#syncEnded(null, seq);
+      return;
+    }
     const upTo = slot.lastSeq;
     slot.file.dataSync((error) => {
       if (this.#broken) return;
-      if (error) return this.#syncEnded(toDvceError(error, slot.file.path), seq);
+      if (error) {
+        this.#syncEnded(toDvceError(error, slot.file.path), seq);
+        return;
+      }
       if (slot.state !== 'free') slot.syncedSeq = Math.max(slot.syncedSeq, upTo);
       this.#syncNext(rest, seq);
     });

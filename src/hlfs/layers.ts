@@ -6,7 +6,7 @@
  * either before or after any write, and never a mixture of layers of different times.
  */
 import { DvceError, toDvceError } from '../base/index.ts';
-import type { BlockMap } from './map.ts';
+import type { BlockMap, Lookup } from './map.ts';
 import { type Entry, Overlay, type PartialBlock } from './overlay.ts';
 import { blockBytes } from './pointer.ts';
 import type { SegmentReader } from './segments.ts';
@@ -62,11 +62,15 @@ export function readLayers(
   try {
     plan = makePlan(layers, block, count, target, from);
   } catch (error) {
-    return done(toDvceError(error), 0);
+    done(toDvceError(error), 0);
+    return;
   }
   const again = (): void => readLayers(layers, block, count, target, done, from, attempt + 1);
   if (typeof plan === 'number') {
-    if (attempt >= triesMax) return done(tooOften(), 0);
+    if (attempt >= triesMax) {
+      done(tooOften(), 0);
+      return;
+    }
     loadLeaves(layers.map, plan, block + count).then(again, (error: unknown) =>
       done(toDvceError(error), 0),
     );
@@ -101,7 +105,6 @@ function makePlan(
 ): Plan | number {
   const plan: Plan = { target, dataBlocks: 0, runs: [], patches: [] };
   const overlays = layers.overlays();
-  let run: Run | undefined;
   for (let i = 0; i < count; i += 1) {
     const each = block + i;
     const at = i * blockBytes;
@@ -118,19 +121,25 @@ function makePlan(
       target.fill(0, at, at + blockBytes);
       continue;
     }
-    plan.dataBlocks += 1;
-    const joins =
-      run !== undefined &&
-      run.segment === found.segment &&
-      run.start + run.checksums.length * blockBytes === at &&
-      run.offset + run.checksums.length * blockBytes === found.offset;
-    if (run === undefined || !joins) {
-      run = { segment: found.segment, offset: found.offset, start: at, checksums: [] };
-      plan.runs.push(run);
-    }
-    run.checksums.push(found.checksum);
+    planBlock(plan, found, at);
   }
   return plan;
+}
+
+/** Blocks that lie one behind the other in a segment are read at once. */
+function planBlock(plan: Plan, found: Lookup & { kind: 'block' }, at: number): void {
+  plan.dataBlocks += 1;
+  let run = plan.runs.at(-1);
+  const joins =
+    run !== undefined &&
+    run.segment === found.segment &&
+    run.start + run.checksums.length * blockBytes === at &&
+    run.offset + run.checksums.length * blockBytes === found.offset;
+  if (run === undefined || !joins) {
+    run = { segment: found.segment, offset: found.offset, start: at, checksums: [] };
+    plan.runs.push(run);
+  }
+  run.checksums.push(found.checksum);
 }
 
 interface FoundLayer {

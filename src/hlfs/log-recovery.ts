@@ -36,25 +36,18 @@ export async function recoverLog(log: LogId, options: WriterOptions): Promise<Re
   const root = await newestRoot(context.store, log, numbers);
   const baseRange = base?.ranges.at(-1);
   const start =
-    root ??
-    (base === null || baseRange === undefined
-      ? null
-      : await readRoot(context.store, baseRange.log, base.rootSegment));
+    root === null && base !== null && baseRange !== undefined
+      ? await readRoot(context.store, baseRange.log, base.rootSegment)
+      : root;
   const state: LogState = {
     log,
     baseRanges: base?.ranges ?? [],
     firstNumber,
-    next: start === null ? firstNumber : start.header.number + 1,
-    previous: start === null ? 0 : start.header.checksum,
     newestRoot: root?.header.number ?? base?.rootSegment ?? 0,
     olderRoot: root?.facts.previousRoot ?? 0,
-    coveredEpoch: Number(start?.facts.covered.epoch ?? 0),
-    coveredIncarnation: Number(start?.facts.covered.incarnation ?? 0),
-    coveredSeq: Number(start?.facts.covered.seq ?? 0),
     rows: root?.table ?? new Map(),
-    top: start?.facts.top ?? null,
-    mappedBlocks: Number(start?.facts.mappedBlocks ?? 0),
     sinceRoot: 0,
+    ...(start === null ? emptyLog(firstNumber) : continueFrom(start)),
   };
   await fillSizes(options, state);
   const writer = new LogWriter(state, options);
@@ -69,6 +62,37 @@ export async function recoverLog(log: LogId, options: WriterOptions): Promise<Re
   };
 }
 
+type Continuation = Pick<
+  LogState,
+  | 'next'
+  | 'previous'
+  | 'coveredEpoch'
+  | 'coveredIncarnation'
+  | 'coveredSeq'
+  | 'top'
+  | 'mappedBlocks'
+>;
+
+const emptyLog = (firstNumber: number): Continuation => ({
+  next: firstNumber,
+  previous: 0,
+  coveredEpoch: 0,
+  coveredIncarnation: 0,
+  coveredSeq: 0,
+  top: null,
+  mappedBlocks: 0,
+});
+
+const continueFrom = ({ header, facts }: Root): Continuation => ({
+  next: header.number + 1,
+  previous: header.checksum,
+  coveredEpoch: Number(facts.covered.epoch),
+  coveredIncarnation: Number(facts.covered.incarnation),
+  coveredSeq: Number(facts.covered.seq),
+  top: facts.top,
+  mappedBlocks: Number(facts.mappedBlocks),
+});
+
 /** The size of a root's own segment is not known while the root is written. */
 async function fillSizes({ context }: WriterOptions, state: LogState): Promise<void> {
   for (const [number, row] of state.rows)
@@ -82,34 +106,23 @@ export async function newestRoot(
   log: LogId,
   numbers: readonly number[],
 ): Promise<Root | null> {
+  const present = new Set(numbers);
   let below = Number.POSITIVE_INFINITY;
-  for (let i = numbers.length - 1; i >= 0; i -= 1) {
-    const number = numbers[i] ?? 0;
+  for (const number of numbers.toReversed()) {
     if (number >= below) continue;
-    const header = await tolerantHeader(store, log, number);
-    if (header === undefined) continue;
-    const candidate = header.rootSegment;
-    if (candidate === 0 || !numbers.includes(candidate)) {
-      if (candidate < (numbers[0] ?? 0)) return null;
-      continue;
-    }
-    try {
-      return await readRoot(store, log, candidate);
-    } catch (error) {
-      if (!(error instanceof DvceError) || error.code !== 'SEGMENT_DAMAGED') throw error;
-      below = candidate;
-    }
+    const header = await unlessDamaged(readHeader(store, log, number));
+    if (header === undefined || !present.has(header.rootSegment)) continue;
+    const root = await unlessDamaged(readRoot(store, log, header.rootSegment));
+    if (root !== undefined) return root;
+    below = header.rootSegment;
   }
   return null;
 }
 
-async function tolerantHeader(
-  store: WriterOptions['context']['store'],
-  log: LogId,
-  number: number,
-): Promise<SegmentHeader | undefined> {
+/** L3: damage is a reason to look further back; anything else is not. */
+async function unlessDamaged<T>(reading: Promise<T>): Promise<T | undefined> {
   try {
-    return await readHeader(store, log, number);
+    return await reading;
   } catch (error) {
     if (error instanceof DvceError && error.code === 'SEGMENT_DAMAGED') return undefined;
     throw error;

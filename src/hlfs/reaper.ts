@@ -15,7 +15,7 @@ import { updateHead, volumeIds } from './heads.ts';
 import { dropName, reapIntents } from './intents.ts';
 import { sweepNames } from './names-walk.ts';
 import { listPins, reapReaderPins } from './pins.ts';
-import { removeHead, removeLog } from './removal.ts';
+import { removeHead, removeHeadless, removeLog } from './removal.ts';
 import type { HeadDocument } from './schema.ts';
 import { dropSnapshots, settleDeletions, snapshotsIn } from './snapshots.ts';
 
@@ -71,6 +71,7 @@ export async function reapVolume(
   reclaimLog: ReclaimLog,
 ): Promise<boolean> {
   const head = (await readHead(context, volume))?.value;
+  if (head === undefined) await removeHeadless(context, volume);
   // A volume that is being made is its intent's business.
   if (head === undefined || head.state === 'creating') return false;
   const isDeleting = head.state === 'deleting';

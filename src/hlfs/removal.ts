@@ -59,6 +59,12 @@ const writerPattern = /^[0-9]+-[0-9a-f]{32}/;
 export async function removeHead(context: HlfsContext, volume: VolumeId): Promise<void> {
   await removeTree(context, journalDirectoryOf(context, volume));
   await context.documents.purge(headKey(volume));
+  await removeHeadless(context, volume);
+}
+
+/** What a removal that was cut short leaves of a head: directories, and only if they are empty (N7). */
+export async function removeHeadless(context: HlfsContext, volume: VolumeId): Promise<void> {
+  await context.store.deleteDirectory(headKey(volume));
   await context.store.deleteDirectory(`volumes/${volume}`);
 }
 

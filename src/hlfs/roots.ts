@@ -30,7 +30,12 @@ export async function openRoot(
   context: HlfsContext,
   log: LogId,
   rootSegment: number,
-): Promise<{ map: BlockMap; reader: SegmentReader; ranges: readonly LogRange[]; sizeBytes: number }> {
+): Promise<{
+  map: BlockMap;
+  reader: SegmentReader;
+  ranges: readonly LogRange[];
+  sizeBytes: number;
+}> {
   const { facts } = await readRoot(context.store, log, rootSegment);
   const reader = new SegmentReader(context.store, facts.ranges);
   const map = new BlockMap(reader, facts.top, Number(facts.mappedBlocks), nothing);

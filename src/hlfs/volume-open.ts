@@ -32,7 +32,13 @@ import {
   releaseSlots,
   writeJournalState,
 } from './journal-open.ts';
-import { type JournalFile, readFileHeader, type TailRecord, type Walk, walkJournal } from './journal-walk.ts';
+import {
+  type JournalFile,
+  readFileHeader,
+  type TailRecord,
+  type Walk,
+  walkJournal,
+} from './journal-walk.ts';
 import { type RecoveredLog, recoverLog } from './log-recovery.ts';
 import { retainedPositions } from './reaper.ts';
 import type { HeadDocument } from './schema.ts';
@@ -95,7 +101,12 @@ export async function openVolumeWithReport(
     incarnation = state.coveredIncarnation + 1;
   }
   refuseMissingJournal(id, recovered, before, isNewDisk, options);
-  await writeJournalState(context, id, { incarnation, log, lastSegment: state.next - 1, clean: false });
+  await writeJournalState(context, id, {
+    incarnation,
+    log,
+    lastSegment: state.next - 1,
+    clean: false,
+  });
   writerOptions.incarnation = incarnation;
   const tail = await readTail(context, id, head.value, state.coveredSeq, before, options);
   writerOptions.recoveredSeq = tail.walk.lastSeq;
@@ -114,7 +125,11 @@ const emptyState: JournalState = { incarnation: 0, log: '', lastSegment: 0, clea
 function refuseUnknownFeatures({ features, volume }: HeadDocument): void {
   const unknown = [...features.incompat, ...features.roCompat];
   if (unknown.length > 0)
-    throw new DvceError('FORMAT_TOO_NEW', { what: `volume ${volume}`, found: unknown.join(', '), known: 1 });
+    throw new DvceError('FORMAT_TOO_NEW', {
+      what: `volume ${volume}`,
+      found: unknown.join(', '),
+      known: 1,
+    });
 }
 
 /** Step 2. @returns the head as it is while this process may write */
@@ -168,7 +183,11 @@ async function takeScope(
   const won = await context.documents.replace(scope, headKey(value.volume), version, next);
   if (!won) {
     await context.store.fence(scope);
-    throw new DvceError('CONFLICT', { kind: 'volume', name: value.volume, reason: 'its head was changed' });
+    throw new DvceError('CONFLICT', {
+      kind: 'volume',
+      name: value.volume,
+      reason: 'its head was changed',
+    });
   }
   return { version: version + 1, value: next };
 }
@@ -195,7 +214,8 @@ async function settlePending(
 const staleJournal = (id: VolumeId): DvceError =>
   new DvceError('JOURNAL_DAMAGED', {
     name: id,
-    reason: 'it is older than what the store has of this node; an old copy of the directory was brought back',
+    reason:
+      'it is older than what the store has of this node; an old copy of the directory was brought back',
   });
 
 /** A journal that was never closed and is not there any more may have held flushed writes. */
@@ -236,7 +256,8 @@ async function readTail(
   const files: JournalFile[] = [];
   for (const slot of slots) {
     const header = readFileHeader(slot.file);
-    const fits = header?.volume === id && header.log === head.log && header.epoch === Number(head.epoch);
+    const fits =
+      header?.volume === id && header.log === head.log && header.epoch === Number(head.epoch);
     if (header !== undefined && fits) files.push({ slot: slot.index, file: slot.file, header });
   }
   const isClean = before?.clean === true && before.log === head.log;
@@ -257,7 +278,8 @@ async function readTail(
 
 /** Eight files to the quota, of at least two of the largest records. */
 export const fileBytesFor = (quotaBytes: number): number => {
-  const eighth = Math.floor(quotaBytes / 8 / limits.journalFileStepBytes) * limits.journalFileStepBytes;
+  const eighth =
+    Math.floor(quotaBytes / 8 / limits.journalFileStepBytes) * limits.journalFileStepBytes;
   return Math.max(limits.journalFileBytesMin, Math.min(limits.journalFileBytes, eighth));
 };
 
@@ -294,7 +316,10 @@ function buildVolume(
     readTail: (address, target) => {
       const slot = slots[Math.floor(address / fileBytes)];
       if (slot?.file.readSync(target, address % fileBytes) !== target.byteLength)
-        throw new DvceError('JOURNAL_DAMAGED', { name: id, reason: 'a tail record cannot be read again' });
+        throw new DvceError('JOURNAL_DAMAGED', {
+          name: id,
+          reason: 'a tail record cannot be read again',
+        });
     },
     flushMark: recovered.flushMark,
     readOnlyReason:
@@ -318,7 +343,12 @@ function buildVolume(
       }),
     onClosed: async (clean) => {
       if (!clean) return;
-      const closed = { incarnation, log: head.log, lastSegment: writer.state.next - 1, clean: true };
+      const closed = {
+        incarnation,
+        log: head.log,
+        lastSegment: writer.state.next - 1,
+        clean: true,
+      };
       await writeJournalState(context, id, closed);
       await releaseSlots(context, slots, fileBytes);
     },

@@ -88,6 +88,17 @@ export interface VolumeParts {
   readonly onClosed: (clean: boolean) => Promise<void>;
 }
 
+/** What one turn takes from the queue, and the journal bytes that are left for it. */
+interface Admission {
+  readonly entries: Entry[];
+  readonly ended: Request[];
+  readonly syncs: Request[];
+  readonly held: Request[];
+  room: number;
+  writeRoom: number;
+  readonly wallMs: number;
+}
+
 const always: RequestOrigin = { alive: true };
 
 export class Volume implements OpenVolume {
@@ -292,31 +303,36 @@ export class Volume implements OpenVolume {
   /** End of a turn of the event loop: journal everything that came in, in one write. */
   #turn(): void {
     this.#scheduled = false;
-    if (this.#failure) return this.#refuseQueued(this.#failure);
+    if (this.#failure) {
+      this.#refuseQueued(this.#failure);
+      return;
+    }
     const { entries, ended, syncs, held } = this.#admit();
     this.#queue = held;
-    if (entries.length > 0) {
-      let records: Appended[];
-      try {
-        records = this.#journal.append(entries);
-      } catch (error) {
-        return this.#appendFailed(toDvceError(error), [...ended, ...syncs]);
-      }
-      for (const record of records) {
-        this.#apply(record);
-        if (record.entry.kind === 'mark') this.#freezeAtMark();
-      }
-      if (this.#wantsFreeze()) this.#freeze();
+    if (!this.#journalAll(entries)) {
+      for (const request of [...ended, ...syncs]) request.done(this.#failure);
+      return;
     }
     for (const request of ended) request.done(null);
     if (syncs.length > 0) this.#sync(syncs);
     if (this.#queue.length > 0) this.#watchHeld();
   }
 
-  #appendFailed(error: DvceError, requests: readonly Request[]): void {
-    this.#fail(error);
-    for (const request of requests) request.done(error);
-    this.#refuseQueued(error);
+  /** Append and apply. @returns false when the journal can take nothing any more */
+  #journalAll(entries: readonly Entry[]): boolean {
+    if (entries.length === 0) return true;
+    try {
+      for (const record of this.#journal.append(entries)) {
+        this.#apply(record);
+        if (record.entry.kind === 'mark') this.#freezeAtMark();
+      }
+    } catch (error) {
+      this.#fail(toDvceError(error));
+      this.#refuseQueued(toDvceError(error));
+      return false;
+    }
+    if (this.#wantsFreeze()) this.#freeze();
+    return true;
   }
 
   #refuseQueued(error: DvceError): void {
@@ -326,34 +342,40 @@ export class Volume implements OpenVolume {
   }
 
   /** Take requests from the queue while the journal has room; what does not fit stays, in order. */
-  #admit(): { entries: Entry[]; ended: Request[]; syncs: Request[]; held: Request[] } {
-    const entries: Entry[] = [];
-    const ended: Request[] = [];
-    const syncs: Request[] = [];
-    const held: Request[] = [];
-    let room = this.#carriedUntil > 0 ? 0 : this.#journal.roomBytes;
-    let writeRoom = Math.min(room, this.#writeRoom());
-    const wallMs = this.#context.clock.wallMs();
+  #admit(): Admission {
+    const admission: Admission = {
+      entries: [],
+      ended: [],
+      syncs: [],
+      held: [],
+      room: this.#carriedUntil > 0 ? 0 : this.#journal.roomBytes,
+      writeRoom: this.#carriedUntil > 0 ? 0 : this.#writeRoom(),
+      wallMs: this.#context.clock.wallMs(),
+    };
     for (const request of this.#queue) {
       if (request.kind === 'flush') {
         // What was acknowledged before it is journaled; with a tail still being carried over it waits for that.
-        if (this.#carriedUntil > 0) held.push(request);
-        else syncs.push(request);
-        continue;
-      }
-      if (!request.origin.alive) {
-        request.done(new DvceError('CANCELLED', { what: 'a request of a lost connection' }));
-        continue;
-      }
-      const limit = request.kind === 'write' ? writeRoom : room;
-      const taken = held.length > 0 ? 0 : this.#take(request, entries, limit, wallMs);
-      room -= taken;
-      writeRoom -= taken;
-      if (request.journaled < Math.max(1, request.length)) held.push(request);
-      else if (request.fua) syncs.push(request);
-      else ended.push(request);
+        const list = this.#carriedUntil > 0 ? admission.held : admission.syncs;
+        list.push(request);
+      } else if (request.origin.alive) this.#admitOne(request, admission);
+      else request.done(new DvceError('CANCELLED', { what: 'a request of a lost connection' }));
     }
-    return { entries, ended, syncs, held };
+    return admission;
+  }
+
+  #admitOne(request: Request, admission: Admission): void {
+    const { held, ended, syncs, entries, wallMs } = admission;
+    const room =
+      request.kind === 'write' ? Math.min(admission.room, admission.writeRoom) : admission.room;
+    // Nothing overtakes what waits already.
+    const taken = held.some(({ kind }) => kind !== 'flush')
+      ? 0
+      : this.#take(request, entries, room, wallMs);
+    admission.room -= taken;
+    admission.writeRoom -= taken;
+    if (request.journaled < Math.max(1, request.length)) held.push(request);
+    else if (request.fua) syncs.push(request);
+    else ended.push(request);
   }
 
   #writeRoom(): number {
