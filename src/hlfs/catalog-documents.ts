@@ -141,6 +141,7 @@ const pinSchema = Type.Object({
   who: Type.String({ pattern: '^[A-Za-z0-9._@-]+$' }),
   kind: oneOf('fork', 'reader'),
   volume: uuid,
+  snapshot: uuid,
   cut: position,
   createdAtMs: timeMs,
 });

@@ -117,7 +117,13 @@ export async function makeVolume(
   const intent = await writeIntent(context, { kind: 'volume', volume, log, pinned, path: checked });
   await underIntent(context, intent, async () => {
     await context.documents.create(context.scope, logKey(log), made.document);
-    await writePins(context, ranges, { who: log, kind: 'fork', volume });
+    if (base !== null)
+      await writePins(context, ranges, {
+        who: log,
+        kind: 'fork',
+        volume,
+        snapshot: base.snapshot.id,
+      });
     await made.recheck();
     await nameVolume(context, checked, head);
   });

@@ -171,7 +171,7 @@ export async function rollbackVolume(
   });
   await underIntent(context, intent, async () => {
     await context.documents.create(context.scope, logKey(log), document);
-    await writePins(context, ranges, { who: log, kind: 'fork', volume: id });
+    await writePins(context, ranges, { who: log, kind: 'fork', volume: id, snapshot: snapshot.id });
     await requireLive(context, snapshot);
     await updateHead(context, id, (head) => {
       refuseImage(head, path);
@@ -204,7 +204,12 @@ export async function pinSnapshot(
   const who = readerName(context, randomUuid(context.random));
   const release = (): Promise<void> => releasePins(context, cutsOf(root.ranges).keys(), who);
   try {
-    await writePins(context, root.ranges, { who, kind: 'reader', volume: target.id });
+    await writePins(context, root.ranges, {
+      who,
+      kind: 'reader',
+      volume: target.id,
+      snapshot: snapshot.id,
+    });
     await requireLive(context, snapshot);
   } catch (error) {
     await release();

@@ -8,7 +8,7 @@
  *
  * A cut names a position, not a number of bytes: segments that are not needed by the content at that position may go.
  */
-import { DvceError, type LogId, type VolumeId } from '../base/index.ts';
+import { DvceError, type LogId } from '../base/index.ts';
 import { logDirectory, pinKey, pinsPrefix, readPin } from './catalog-documents.ts';
 import type { HlfsContext } from './context.ts';
 import type { LogRange, PinDocument } from './schema.ts';
@@ -26,14 +26,12 @@ export function cutsOf(ranges: readonly LogRange[]): Map<LogId, number> {
 export async function writePins(
   context: HlfsContext,
   ranges: readonly LogRange[],
-  pin: { readonly who: string; readonly kind: PinDocument['kind']; readonly volume: VolumeId },
+  pin: Pick<PinDocument, 'who' | 'kind' | 'volume' | 'snapshot'>,
 ): Promise<void> {
   for (const [log, cut] of cutsOf(ranges)) {
     const document: PinDocument = {
       format: storeFormatVersion,
-      who: pin.who,
-      kind: pin.kind,
-      volume: pin.volume,
+      ...pin,
       cut,
       createdAtMs: context.clock.wallMs(),
     };

@@ -148,6 +148,8 @@ export interface PinDocument {
   readonly who: string;
   readonly kind: 'fork' | 'reader';
   readonly volume: VolumeId;
+  /** Id of the snapshot that is forked or read; it may be in another log. */
+  readonly snapshot: string;
   /** Position (segment number) in this log up to which segments are needed. */
   readonly cut: number;
   readonly createdAtMs: number;

@@ -269,9 +269,12 @@ const replaceSnapshot = (
 ): Promise<boolean> =>
   context.documents.replace(context.scope, snapshotKey(log, name), version, next);
 
-/** Does this pin keep the snapshot from being deleted? */
+/**
+ * Does this pin keep the snapshot from being deleted? What starts further down the line needs the segments, not the
+ * snapshot; its own pins keep those.
+ */
 const blocks = (pin: PinDocument, snapshot: SnapshotDocument): boolean =>
-  pin.cut === snapshot.rootSegment && (pin.kind === 'reader' || pin.volume !== snapshot.volume);
+  pin.snapshot === snapshot.id && (pin.kind === 'reader' || pin.volume !== snapshot.volume);
 
 /** Delete a snapshot, wherever it is in the tree (G3). @throws PROTECTED, IN_USE naming the clones, NOT_FOUND */
 export async function deleteSnapshot(
