@@ -13,6 +13,7 @@ import {
 } from '../base/index.ts';
 import { BlockdClient } from './client.ts';
 import { checkSocketPaths, dataDirectory } from './data-directory.ts';
+import { keepAlive } from './keep-alive.ts';
 import type { ControlResult } from './protocol.ts';
 
 /** The program of the data process: run it with Node and the options of `dvce blockd`. */
@@ -41,6 +42,7 @@ export async function ensureBlockd(options: EnsureBlockdOptions): Promise<Contro
   const client = new BlockdClient({ socketPath: directory.controlSocket, timers });
   const deadlineMs = clock.monotonicMs() + timeoutMs;
   let launcher: ChildProcess | undefined;
+  const letGo = keepAlive();
   try {
     for (;;) {
       try {
@@ -60,6 +62,7 @@ export async function ensureBlockd(options: EnsureBlockdOptions): Promise<Contro
       await sleep(timers, limits.blockdPollMs, signal);
     }
   } finally {
+    letGo();
     client.close();
   }
 }

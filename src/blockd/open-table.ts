@@ -116,11 +116,14 @@ export class OpenTable {
     return this.#table.crashes.length > 0;
   }
 
-  /** Why the volume may only be opened read-only (N4), or null. */
-  crashLoop(volume: VolumeId): string | null {
+  /** Why the volume may only be opened read-only (N4), or null; `hopeless`: it crashed when opened read-only, too. */
+  crashLoop(volume: VolumeId): { readonly reason: string; readonly hopeless: boolean } | null {
     const crashes = this.#table.crashes.filter((crash) => crash.volume === volume);
     if (crashes.length < limits.crashLoopCount) return null;
-    return `blockd crashed ${crashes.length} times with it, last: ${crashes.at(-1)?.reason ?? ''}`;
+    return {
+      reason: `blockd crashed ${crashes.length} times with it, last: ${crashes.at(-1)?.reason ?? ''}`,
+      hopeless: crashes.length > limits.crashLoopCount,
+    };
   }
 
   /** On failure the attachment is not in the table, neither in memory nor after a restart. */

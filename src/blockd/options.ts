@@ -1,6 +1,6 @@
 /** The options of a blockd process, from its command line. */
 import { parseArgs } from 'node:util';
-import { DvceError, limits, parseSize } from '../base/index.ts';
+import { DvceError, limits, parseDuration, parseSize } from '../base/index.ts';
 
 export const logLevels = ['debug', 'info', 'warn', 'error'] as const;
 export type LogLevel = (typeof logLevels)[number];
@@ -18,6 +18,8 @@ export interface BlockdOptions {
   readonly journalBytes: number;
   /** undefined: as many as there are cores, at most 4. */
   readonly workers: number | undefined;
+  /** A volume opened on demand is closed when it had no client for so long. */
+  readonly exportIdleMs: number;
   readonly logLevel: LogLevel;
   /** Write the log to stderr too. */
   readonly foreground: boolean;
@@ -35,6 +37,7 @@ Options:
   --nbd-insecure         serve TCP without TLS
   --journal-bytes SIZE   default journal quota of a new volume (default: 128MiB)
   --workers N            worker threads (default: cores, at most 4)
+  --export-idle TIME     close a volume that had no client for so long (default: 60s)
   --log-level LEVEL      debug, info, warn or error (default: info)
   --foreground           write the log to stderr too
   --supervise            keep a blockd running: start it detached, restart it when it dies
@@ -49,6 +52,7 @@ const optionTable = {
   'nbd-insecure': { type: 'boolean' },
   'journal-bytes': { type: 'string' },
   workers: { type: 'string' },
+  'export-idle': { type: 'string' },
   'log-level': { type: 'string' },
   foreground: { type: 'boolean' },
   supervise: { type: 'boolean' },
@@ -90,6 +94,10 @@ export function parseBlockdArguments(argv: readonly string[]): BlockdCommand {
         ? limits.journalBytes
         : parseSize(values['journal-bytes']),
     workers: parseWorkers(values.workers),
+    exportIdleMs:
+      values['export-idle'] === undefined
+        ? limits.exportIdleMs
+        : parseDuration(values['export-idle']),
     logLevel: parseLevel(values['log-level']),
     foreground: values.foreground ?? false,
   };
@@ -164,6 +172,7 @@ export function formatBlockdArguments(options: BlockdOptions): string[] {
   if (options.nbdInsecure) argv.push('--nbd-insecure');
   argv.push('--journal-bytes', String(options.journalBytes));
   if (options.workers !== undefined) argv.push('--workers', String(options.workers));
+  argv.push('--export-idle', `${options.exportIdleMs}ms`);
   argv.push('--log-level', options.logLevel);
   if (options.foreground) argv.push('--foreground');
   return argv;

@@ -52,6 +52,7 @@ export interface VolumesOptions {
   readonly timers: Timers;
   readonly random: Random;
   readonly logger: Logger;
+  readonly exportIdleMs: number;
   /** The volume's writer generation now, for the open table. */
   readonly epochOf: (volume: VolumeId) => Promise<string>;
 }
@@ -238,7 +239,7 @@ export class Volumes {
     if (hosted.users > 0 || hosted.attachment !== null) return;
     hosted.idle?.cancel();
     hosted.idle = this.#options.timers.after(
-      limits.exportIdleMs,
+      this.#options.exportIdleMs,
       () => void this.#closeIdle(hosted),
     );
   }
@@ -345,7 +346,14 @@ export class Volumes {
       throw inUse(path, `${limits.openVolumesMax} volumes are open already`);
     const key = exportKey(volume, snapshot ?? undefined);
     const thread = pool.leastLoaded();
-    const readOnlyReason = snapshot === null ? table.crashLoop(volume) : null;
+    const crashLoop = snapshot === null ? table.crashLoop(volume) : null;
+    if (crashLoop?.hopeless === true)
+      throw new DvceError('NOT_ALLOWED', {
+        what: `opening ${path}`,
+        reason: crashLoop.reason,
+        advice: 'Run: dvce volume check; opening it is tried again in ten minutes.',
+      });
+    const readOnlyReason = crashLoop?.reason ?? null;
     const exportName =
       attachment === null
         ? `internal-${random.bytes(16).toString('hex')}`

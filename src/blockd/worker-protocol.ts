@@ -56,6 +56,8 @@ export interface WorkerMethods {
   'export.close': { params: { key: ExportKey }; result: Nothing };
   'export.activity': { params: { key: ExportKey }; result: ExportActivity };
   'export.grow': { params: { key: ExportKey; sizeBytes: number }; result: Nothing };
+  /** Everything acknowledged so far is in the newest root afterwards. */
+  'export.publish': { params: { key: ExportKey }; result: Nothing };
   'export.snapshot': {
     params: {
       key: ExportKey;

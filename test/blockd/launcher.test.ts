@@ -13,6 +13,7 @@ import {
 import { type ControlHandlers, ControlServer } from '../../src/blockd/control-server.ts';
 import { type DataDirectory, dataDirectory } from '../../src/blockd/data-directory.ts';
 import { ensureBlockd } from '../../src/blockd/index.ts';
+import { keepAlive } from '../../src/blockd/keep-alive.ts';
 import { type LauncherOptions, superviseBlockd } from '../../src/blockd/launcher.ts';
 
 interface Rig {
@@ -72,8 +73,8 @@ function rig(t: Test, body: string): Rig {
 }
 
 /** The pauses keep no process alive; the launcher's main does that, here the test does. */
-const keepAlive = setInterval(() => {}, 1000);
-t.teardown(() => clearInterval(keepAlive));
+const letGo = keepAlive();
+t.teardown(letGo);
 
 t.test(
   'it restarts after a crash with a pause that doubles, and ends when blockd ends with 0',

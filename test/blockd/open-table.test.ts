@@ -161,9 +161,15 @@ t.test('N4 three crashes while a volume opens make it read-only, not the others'
     options.nowMs += 1000;
   }
   const table = await OpenTable.load(options);
-  t.match(table.crashLoop(one), /crashed 3 times with it, last: bad 3/);
+  t.match(table.crashLoop(one), {
+    reason: /crashed 3 times with it, last: bad 3/,
+    hopeless: false,
+  });
   t.equal(table.crashLoop(two), null);
   t.equal(existsSync(options.crashPath), false, 'a crash is charged once');
+  await table.opening(one);
+  recordCrashSync(options.crashPath, { reason: 'again', atMs: 0, volume: null });
+  t.match((await OpenTable.load(options)).crashLoop(one), { hopeless: true });
   options.nowMs += limits.crashLoopWindowMs;
   t.equal((await OpenTable.load(options)).crashLoop(one), null, 'and forgotten after the window');
 });

@@ -24,7 +24,17 @@ t.test('every option is read, and formatted so that it is read again', async (t)
     '--nbd-tls-dir',
     '/t',
   ];
-  argv.push('--journal-bytes', '256MiB', '--workers', '3', '--log-level', 'debug', '--foreground');
+  argv.push(
+    '--journal-bytes',
+    '256MiB',
+    '--workers',
+    '3',
+    '--log-level',
+    'debug',
+    '--foreground',
+    '--export-idle',
+    '5s',
+  );
   const command = parseBlockdArguments(argv);
   if (command.kind === 'help') throw new Error('no help was asked for');
   t.strictSame(command, {
@@ -37,6 +47,7 @@ t.test('every option is read, and formatted so that it is read again', async (t)
       nbdInsecure: false,
       journalBytes: 268_435_456,
       workers: 3,
+      exportIdleMs: 5000,
       logLevel: 'debug',
       foreground: true,
     },

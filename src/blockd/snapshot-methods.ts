@@ -1,0 +1,84 @@
+/** Control methods on snapshots. */
+import { asSnapshotName, DvceError, limits } from '../base/index.ts';
+import {
+  checkSnapshotName,
+  deleteSnapshot,
+  getVolume,
+  listSnapshots,
+  readRanges,
+  rollbackVolume,
+} from '../hlfs/index.ts';
+import type { ControlHandlers } from './control-server.ts';
+import type { NodeContext } from './node-context.ts';
+import { describeSnapshots } from './volume-info.ts';
+import { infoOf, inTurn } from './volume-methods.ts';
+
+type SnapshotMethods = Pick<
+  ControlHandlers,
+  'snapshot.create' | 'snapshot.list' | 'snapshot.delete' | 'snapshot.rollback' | 'snapshot.diff'
+>;
+
+export function snapshotMethods(node: NodeContext): SnapshotMethods {
+  const { hlfs, volumes, pool } = node;
+  return {
+    'snapshot.create': ({ path, name, labels = {}, protected: isProtected = false }) =>
+      inTurn(node, path, async ({ id, head }) => {
+        if (head.kind === 'image')
+          throw new DvceError('READ_ONLY', { name: path, reason: 'it is an image' });
+        const checked = await checkSnapshotName(hlfs, head, name);
+        await volumes.withOpen(id, path, async ({ thread, key }) => {
+          const options = { labels, protected: isProtected };
+          await thread.call('export.snapshot', { key, name: checked, ...options });
+        });
+        const all = describeSnapshots(path, await listSnapshots(hlfs, id));
+        const made = all.find((snapshot) => snapshot.name === name);
+        if (made === undefined) throw new DvceError('NOT_FOUND', { kind: 'snapshot', name });
+        return made;
+      }),
+
+    'snapshot.list': async ({ path }) => {
+      const { id, path: full } = await getVolume(hlfs, path);
+      return { snapshots: describeSnapshots(full, await listSnapshots(hlfs, id)) };
+    },
+
+    'snapshot.delete': async ({ path, name }) => {
+      await inTurn(node, path, async ({ id, head }) => {
+        const checked = asSnapshotName(name);
+        if (head.kind === 'image')
+          throw new DvceError('READ_ONLY', { name: path, reason: 'it is an image' });
+        await volumes.closeSnapshot(id, checked, path);
+        await deleteSnapshot(hlfs, id, checked);
+      });
+      node.reaper.kick();
+      return {};
+    },
+
+    'snapshot.rollback': async ({ path, name }) => {
+      const info = await inTurn(node, path, async (record) => {
+        await volumes.closeUnused(record.id, path);
+        await rollbackVolume(hlfs, record, name, readRanges, (id) => volumes.inUse(id));
+        return infoOf(node, await getVolume(hlfs, path));
+      });
+      node.reaper.kick();
+      return info;
+    },
+
+    'snapshot.diff': async ({ path, from, to, limit = limits.diffRangesMax }, { signal }) => {
+      const { id, head } = await getVolume(hlfs, path);
+      // What the journal holds belongs to the current content.
+      if (to === null && head.kind === 'volume')
+        await inTurn(node, path, (record) =>
+          volumes.withOpen(record.id, path, async ({ thread, key }) => {
+            await thread.call('export.publish', { key });
+          }),
+        );
+      const params = {
+        volume: id,
+        from: asSnapshotName(from),
+        to: to === null ? null : asSnapshotName(to),
+        limit: Math.min(limit, limits.diffRangesMax),
+      };
+      return pool.leastLoaded().call('diff', params, { signal });
+    },
+  };
+}

@@ -1,0 +1,282 @@
+/** Control methods on volumes and images. */
+import {
+  asSnapshotName,
+  asVolumePath,
+  DvceError,
+  parseSource,
+  type SnapshotName,
+  type VolumeId,
+} from '../base/index.ts';
+import {
+  cloneVolume,
+  createVolume,
+  deleteSnapshot,
+  deleteVolume,
+  findSnapshot,
+  getVolume,
+  growHead,
+  listSnapshots,
+  listVolumes,
+  publishImage,
+  readRanges,
+  renameVolume,
+  shrinkHead,
+  updateVolume,
+  type VolumeRecord,
+} from '../hlfs/index.ts';
+import type { ControlHandlers } from './control-server.ts';
+import type { NodeContext } from './node-context.ts';
+import type { VolumeInfo } from './protocol.ts';
+import { describeVolume } from './volume-info.ts';
+
+/** The snapshot that holds the content of an image. */
+export const imageSnapshot: SnapshotName = asSnapshotName('image');
+
+export async function infoOf(node: NodeContext, record: VolumeRecord): Promise<VolumeInfo> {
+  return describeVolume(node.hlfs, record, await node.volumes.activity(record.id));
+}
+
+/** Make sure that the path still means the volume whose turn it is: it may have been renamed while we waited. */
+export async function inTurn<T>(
+  node: NodeContext,
+  path: string,
+  task: (record: VolumeRecord) => Promise<T>,
+): Promise<T> {
+  const { id } = await getVolume(node.hlfs, path);
+  return node.volumes.exclusive(id, async () => {
+    const record = await getVolume(node.hlfs, path);
+    if (record.id !== id)
+      throw new DvceError('CONFLICT', {
+        kind: 'volume',
+        name: path,
+        reason: 'the name was given to another one meanwhile',
+      });
+    return task(record);
+  });
+}
+
+type VolumeMethods = Pick<
+  ControlHandlers,
+  | 'volume.create'
+  | 'volume.list'
+  | 'volume.get'
+  | 'volume.rename'
+  | 'volume.update'
+  | 'volume.resize'
+  | 'volume.delete'
+  | 'volume.clone'
+  | 'volume.check'
+  | 'volume.recover'
+  | 'volume.attach'
+  | 'volume.detach'
+  | 'image.publish'
+>;
+
+export function volumeMethods(node: NodeContext): VolumeMethods {
+  const { hlfs, volumes, pool, journalBytes } = node;
+  return {
+    'volume.create': async ({ path, ...options }) =>
+      infoOf(node, await createVolume(hlfs, path, { journalBytes, ...options })),
+
+    'volume.list': async (filter) => {
+      const records = await listVolumes(hlfs, filter);
+      return { volumes: await Promise.all(records.map((record) => infoOf(node, record))) };
+    },
+
+    'volume.get': async ({ path }) => infoOf(node, await getVolume(hlfs, path)),
+
+    // An attachment keeps the export's name of its time, so a volume in use may be renamed.
+    'volume.rename': async ({ path, to }) =>
+      infoOf(node, await inTurn(node, path, () => renameVolume(hlfs, path, to))),
+
+    'volume.update': async ({ path, ...change }) =>
+      infoOf(node, await updateVolume(hlfs, path, change)),
+
+    'volume.resize': (params) => resize(node, params),
+
+    'volume.delete': async ({ path }) => {
+      await inTurn(node, path, async (record) => {
+        await volumes.closeUnused(record.id, path, true);
+        await deleteVolume(hlfs, path, (id) => volumes.inUse(id, true));
+      });
+      node.reaper.kick();
+      return {};
+    },
+
+    'volume.clone': (params) => clone(node, params),
+
+    'volume.check': async ({ path }, { signal, progress }) => {
+      const { id } = await getVolume(hlfs, path);
+      return pool.leastLoaded().call('check', { volume: id }, { signal, onProgress: progress });
+    },
+
+    'volume.recover': ({ path, acceptLoss }) =>
+      inTurn(node, path, async ({ id }) => {
+        await volumes.closeUnused(id, path);
+        return pool.leastLoaded().call('recover', { volume: id, acceptLoss });
+      }),
+
+    'volume.attach': async ({ path, attachId, vm }) => {
+      const { id, path: full } = await attachTarget(node, path, attachId);
+      const hosted = await volumes.attach(id, full, attachId, vm);
+      const { sizeBytes, blockBytes } = hosted.facts;
+      return {
+        socketPath: hosted.socketPath,
+        exportName: hosted.exportName,
+        sizeBytes,
+        blockBytes,
+      };
+    },
+
+    'volume.detach': async ({ path, attachId }) => {
+      const { id, path: full } = await attachTarget(node, path, attachId);
+      await volumes.detach(id, full, attachId);
+      return {};
+    },
+
+    'image.publish': ({ path, sourceBytes, ...facts }) =>
+      inTurn(node, path, async (record) => {
+        const image = { ...facts, sourceBytes: String(sourceBytes) };
+        // The answer of an earlier call may have been lost.
+        if (record.head.image?.digest === image.digest) return infoOf(node, record);
+        await volumes.closeUnused(record.id, path);
+        await retakeSnapshot(node, record, imageSnapshot);
+        return infoOf(node, await publishImage(hlfs, record, image));
+      }),
+  };
+}
+
+/**
+ * The volume that an attachment is about. Whoever attached it may know it by the path of that time, although it was renamed
+ * since; the open table does too.
+ */
+async function attachTarget(
+  node: NodeContext,
+  path: string,
+  attachId: string,
+): Promise<{ readonly id: VolumeId; readonly path: string }> {
+  const attached = node.volumes.attachedAs(asVolumePath(path), attachId);
+  if (attached !== undefined) return { id: attached.volume, path: attached.path };
+  const { id, head, path: full } = await getVolume(node.hlfs, path);
+  if (head.kind === 'image')
+    throw new DvceError('NOT_ALLOWED', {
+      what: `attaching the image ${full}`,
+      reason: 'images are read-only',
+      advice: `Clone it, then attach the clone: dvce volume clone ${full} NEW`,
+    });
+  return { id, path: full };
+}
+
+interface ResizeParams {
+  readonly path: string;
+  readonly sizeBytes: number;
+  readonly shrink?: boolean;
+}
+
+/** G6: growing is online, the head first; shrinking needs the volume closed. */
+function resize(node: NodeContext, { path, sizeBytes, shrink }: ResizeParams): Promise<VolumeInfo> {
+  const { hlfs, volumes } = node;
+  return inTurn(node, path, async (record) => {
+    if (sizeBytes < Number(record.head.sizeBytes) && shrink === true) {
+      await volumes.closeUnused(record.id, path);
+      await shrinkHead(hlfs, record, sizeBytes, (id) => volumes.inUse(id));
+    } else {
+      await growHead(hlfs, record, sizeBytes);
+      await volumes.grow(record.id, sizeBytes);
+    }
+    return infoOf(node, await getVolume(hlfs, path));
+  });
+}
+
+/** Take a snapshot of this name now; one that a crash left behind goes first. In the volume's turn. */
+async function retakeSnapshot(
+  node: NodeContext,
+  { id, path }: VolumeRecord,
+  name: SnapshotName,
+): Promise<void> {
+  const { hlfs, volumes } = node;
+  const present = await listSnapshots(hlfs, id);
+  if (present.some(({ document }) => document.name === name)) await deleteSnapshot(hlfs, id, name);
+  await volumes.withOpen(id, path, async ({ thread, key }) => {
+    await thread.call('export.snapshot', { key, name, labels: {}, protected: false });
+  });
+}
+
+interface CloneParams {
+  readonly source: string;
+  readonly path: string;
+  readonly labels?: Readonly<Record<string, string>>;
+  readonly sizeBytes?: number;
+  readonly protected?: boolean;
+}
+
+/** From a named snapshot; of an image its content; else of the volume's content now, by a snapshot that is taken first. */
+async function clone(node: NodeContext, params: CloneParams): Promise<VolumeInfo> {
+  const { hlfs } = node;
+  const { source, path, ...options } = params;
+  const parsed = parseSource(source);
+  const record = await getVolume(hlfs, parsed.path);
+  // Before anything is made: a snapshot for a clone that cannot exist would only be litter.
+  if (await exists(node, path))
+    throw new DvceError('ALREADY_EXISTS', { kind: 'volume', name: path });
+  const named = parsed.snapshot ?? (record.head.kind === 'image' ? imageSnapshot : undefined);
+  const name = named ?? (await snapshotForClone(node, parsed.path));
+  try {
+    const { value } = await findSnapshot(hlfs, record.id, name);
+    const made = await cloneVolume(
+      hlfs,
+      record,
+      value,
+      path,
+      { journalBytes: node.journalBytes, ...options },
+      readRanges,
+    );
+    return await infoOf(node, made);
+  } catch (error) {
+    if (named === undefined) await dropSnapshot(node, record, name, error);
+    throw error;
+  }
+}
+
+async function exists(node: NodeContext, path: string): Promise<boolean> {
+  try {
+    await getVolume(node.hlfs, asVolumePath(path));
+    return true;
+  } catch (error) {
+    if (error instanceof DvceError && error.code === 'NOT_FOUND') return false;
+    throw error;
+  }
+}
+
+/** `clone-<yyyymmddThhmmssZ>`, with a number behind it when several are taken within one second. */
+function snapshotForClone(node: NodeContext, path: string): Promise<SnapshotName> {
+  return inTurn(node, path, async ({ id }) => {
+    const time = new Date(node.clock.wallMs()).toISOString().replace(/[-:]|\.\d+/g, '');
+    const taken = new Set(
+      (await listSnapshots(node.hlfs, id)).map(({ document }) => String(document.name)),
+    );
+    let name = `clone-${time}`;
+    for (let count = 2; taken.has(name); count += 1) name = `clone-${time}-${count}`;
+    const checked = asSnapshotName(name);
+    await node.volumes.withOpen(id, path, async ({ thread, key }) => {
+      await thread.call('export.snapshot', { key, name: checked, labels: {}, protected: false });
+    });
+    return checked;
+  });
+}
+
+async function dropSnapshot(
+  node: NodeContext,
+  record: VolumeRecord,
+  name: SnapshotName,
+  cause: unknown,
+): Promise<void> {
+  try {
+    await deleteSnapshot(node.hlfs, record.id, name);
+  } catch (error) {
+    node.logger.warn(
+      { err: error, cause, volume: record.id, name },
+      'the snapshot of a failed clone stays',
+    );
+  }
+}

@@ -1,0 +1,73 @@
+/** What a worker does for the main thread (worker-protocol.ts). */
+import { limits } from '../base/index.ts';
+import type { HlfsContext } from '../hlfs/index.ts';
+import { checkVolume, recoverJournal } from '../hlfs/index.ts';
+import type { CallContext } from './calls.ts';
+import { diff } from './diff.ts';
+import { LocalExports } from './local-exports.ts';
+import type { WorkerMethod, WorkerParams, WorkerResult } from './worker-protocol.ts';
+
+export type WorkerHandlers = {
+  readonly [M in WorkerMethod]: (
+    params: WorkerParams<M>,
+    call: CallContext,
+  ) => Promise<WorkerResult<M>>;
+};
+
+export function workerHandlers(context: HlfsContext): WorkerHandlers {
+  const exports = new LocalExports(context);
+  return {
+    'export.open': (spec, { signal }) => exports.open(spec, signal),
+    'export.close': async ({ key }) => {
+      await exports.close(key);
+      return {};
+    },
+    'export.activity': async ({ key }) => exports.activity(key),
+    'export.grow': async ({ key, sizeBytes }) => {
+      exports.volume(key).grow(sizeBytes);
+      return {};
+    },
+    'export.snapshot': async ({ key, name, labels, protected: isProtected }) => {
+      await exports.volume(key).snapshot(name, { labels, protected: isProtected });
+      return {};
+    },
+    'export.publish': async ({ key }) => {
+      await exports.volume(key).publishAll();
+      return {};
+    },
+    check: async ({ volume }, { signal, progress }) => {
+      const onProgress = (done: number, total: number | null): void =>
+        progress({
+          done: String(done),
+          total: total === null ? null : String(total),
+          unit: 'bytes',
+        });
+      const result = await checkVolume(context, volume, {
+        signal,
+        onProgress: atMost(context, onProgress),
+      });
+      return { ...result, findings: [...result.findings] };
+    },
+    recover: ({ volume, acceptLoss }) => recoverJournal(context, volume, { acceptLoss }),
+    diff: async (params, { signal }) => diff(context, params, signal),
+    stop: async () => {
+      await exports.closeAll();
+      await context.store.close();
+      return {};
+    },
+  };
+}
+
+/** A message for each block that was checked would cost more than the check. */
+function atMost(
+  { clock }: HlfsContext,
+  report: (done: number, total: number | null) => void,
+): (done: number, total: number | null) => void {
+  let nextMs = 0;
+  return (done, total) => {
+    const nowMs = clock.monotonicMs();
+    if (nowMs < nextMs) return;
+    nextMs = nowMs + limits.controlProgressMs;
+    report(done, total);
+  };
+}

@@ -1,0 +1,62 @@
+/**
+ * A worker thread: hosts open volumes and snapshots, each with its own unix socket (an accepted socket cannot be moved to
+ * another thread, so the volume's clients come straight here). Builds its own store and documents; shares the process's
+ * publishing scope, and nothing else, with the other threads.
+ *
+ * An exception that nobody caught ends the thread, and with it the process (rule N4): the main thread sees to that.
+ */
+import { parentPort, workerData } from 'node:worker_threads';
+import { assert, nodeFileSystem, systemClock, systemRandom, systemTimers } from '../base/index.ts';
+import { type HlfsContext, openDocuments } from '../hlfs/index.ts';
+import { openLocalStore } from '../stores/index.ts';
+import { type CallContext, Dispatcher } from './calls.ts';
+import { isRecord } from './lines.ts';
+import { openProcessLog } from './process-log.ts';
+import { workerHandlers } from './worker-handlers.ts';
+import type { WorkerMethod, WorkerParams, WorkerSetup } from './worker-protocol.ts';
+
+async function openContext(setup: WorkerSetup): Promise<HlfsContext> {
+  const store = await openLocalStore({
+    root: setup.storeDirectory,
+    files: nodeFileSystem,
+    random: systemRandom,
+    create: false,
+  });
+  return {
+    store,
+    documents: openDocuments(store),
+    files: nodeFileSystem,
+    clock: systemClock,
+    timers: systemTimers,
+    random: systemRandom,
+    logger: openProcessLog({
+      path: setup.logFile,
+      level: setup.logLevel,
+      foreground: setup.foreground,
+      thread: `worker-${setup.index}`,
+    }),
+    node: setup.node,
+    scope: setup.scope,
+    journalDirectory: setup.journalDirectory,
+  };
+}
+
+const port = parentPort;
+assert(port !== null, 'this module runs in a worker thread');
+const handlers = openContext(workerData as WorkerSetup).then(workerHandlers);
+const dispatcher = new Dispatcher({
+  handler: async (method, params, call) => run(method as WorkerMethod, params as never, call),
+  post: (message) => port.postMessage(message),
+});
+
+async function run<M extends WorkerMethod>(
+  method: M,
+  params: WorkerParams<M>,
+  call: CallContext,
+): Promise<unknown> {
+  return (await handlers)[method](params, call);
+}
+
+port.on('message', (message: unknown) => {
+  if (isRecord(message)) dispatcher.receive(message);
+});

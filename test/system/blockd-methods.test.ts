@@ -1,0 +1,259 @@
+// limit: 120 s
+/** B-44: every control method has an effect, seen from outside of the call that made it. One blockd, one story. */
+import { existsSync } from 'node:fs';
+import t from 'tap';
+import { MiB } from '../../src/base/index.ts';
+import type { ControlMethod, ControlParams, ControlResult } from '../../src/blockd/index.ts';
+import { controlMethodNames } from '../../src/blockd/schemas.ts';
+import { isAlive, testNode, until } from '../support/blockd-process.ts';
+import { RawNbd } from '../support/nbd-raw.ts';
+import { blockBytes, readStamp, stamp } from '../support/stamped-load.ts';
+
+t.test('B-44 every control method has an effect', async (t) => {
+  const node = testNode(t, [
+    '--workers',
+    '2',
+    '--journal-bytes',
+    '64MiB',
+    '--export-idle',
+    '300ms',
+  ]);
+  const pid = await node.ensure();
+  const called = new Set<string>(['hello']);
+  const call = <M extends ControlMethod>(
+    method: M,
+    params: ControlParams<M>,
+  ): Promise<ControlResult<M>> => {
+    called.add(method);
+    return node.client.call(method, params);
+  };
+  const front = { path: node.directory.nbdSocket };
+  const put = async (name: string, index: number, number: number): Promise<void> => {
+    const nbd = await RawNbd.connect(front, name);
+    await nbd.write(index * blockBytes, stamp(index, number));
+    await nbd.disconnect();
+  };
+  const get = async (name: string, index: number): Promise<number> => {
+    const nbd = await RawNbd.connect(front, name);
+    const block = await nbd.read(index * blockBytes, blockBytes);
+    await nbd.disconnect();
+    return readStamp(block, index);
+  };
+
+  t.match(await node.client.hello(), { pid, version: 1 });
+  t.match(await call('status', {}), {
+    pid,
+    nbdSocket: node.directory.nbdSocket,
+    workers: 2,
+    openVolumes: 0,
+  });
+
+  // volumes
+  const made = await call('volume.create', {
+    path: '/p/a',
+    sizeBytes: 16 * MiB,
+    blockBytes: 512,
+    labels: { k: 'v' },
+  });
+  t.match(made, {
+    path: '/p/a',
+    sizeBytes: 16 * MiB,
+    blockBytes: 512,
+    labels: { k: 'v' },
+    kind: 'volume',
+    open: null,
+  });
+  await t.rejects(call('volume.create', { path: '/p/a', sizeBytes: MiB }), {
+    code: 'ALREADY_EXISTS',
+  });
+  await call('volume.create', { path: '/q', sizeBytes: 16 * MiB });
+  t.strictSame(
+    (await call('volume.list', { prefix: '/p' })).volumes.map(({ path }) => path),
+    ['/p/a'],
+  );
+  t.equal((await call('volume.list', {})).volumes.length, 2);
+  t.match(await call('volume.update', { path: '/p/a', labels: { n: '1' }, protected: true }), {
+    protected: true,
+  });
+  t.match(await call('volume.get', { path: '/p/a' }), {
+    labels: { n: '1' },
+    protected: true,
+    id: made.id,
+  });
+  await t.rejects(call('volume.delete', { path: '/p/a' }), { code: 'PROTECTED' });
+  await call('volume.update', { path: '/p/a', protected: false });
+  await call('volume.rename', { path: '/p/a', to: '/a' });
+  await t.rejects(call('volume.get', { path: '/p/a' }), { code: 'NOT_FOUND' });
+  t.equal((await call('volume.get', { path: '/a' })).id, made.id);
+
+  // content, snapshots, rollback, diff
+  await put('/a', 1, 10);
+  await until(
+    'the volume to be closed when idle',
+    async () => (await call('volume.get', { path: '/a' })).open === null,
+  );
+  t.match(await call('snapshot.create', { path: '/a', name: 's1', labels: { a: 'b' } }), {
+    name: 's1',
+    volume: '/a',
+    labels: { a: 'b' },
+  });
+  t.equal(
+    (await call('volume.get', { path: '/a' })).open,
+    null,
+    'a snapshot of a closed volume leaves it closed',
+  );
+  await put('/a', 1, 11);
+  await put('/a', 600, 5);
+  await call('snapshot.create', { path: '/a', name: 's2' });
+  t.equal(await get('/a@s1', 1), 10);
+  t.equal(await get('/a@s2', 1), 11);
+  const listed = (await call('snapshot.list', { path: '/a' })).snapshots;
+  t.match(listed, [
+    { name: 's1', parent: null },
+    { name: 's2', parent: 's1', current: true },
+  ]);
+  const changed = await call('snapshot.diff', { path: '/a', from: 's1', to: 's2' });
+  t.match(changed, {
+    ranges: [
+      { offset: blockBytes, length: blockBytes, kind: 'data' },
+      { offset: 600 * blockBytes, length: blockBytes },
+    ],
+    changedBytes: 2 * blockBytes,
+    truncated: false,
+  });
+  t.match(await call('snapshot.diff', { path: '/a', from: 's1', to: 's2', limit: 1 }), {
+    truncated: true,
+  });
+  t.match(await call('snapshot.diff', { path: '/a', from: 's2', to: null }), { changedBytes: 0 });
+  const reader = await RawNbd.connect(front, '/a');
+  await t.rejects(call('snapshot.rollback', { path: '/a', name: 's1' }), { code: 'IN_USE' });
+  await t.rejects(call('volume.delete', { path: '/a' }), { code: 'IN_USE' });
+  await reader.disconnect();
+  await call('snapshot.rollback', { path: '/a', name: 's1' });
+  t.equal(await get('/a', 1), 10, 'rolled back');
+  t.equal(await get('/a', 600), 0);
+  await call('snapshot.delete', { path: '/a', name: 's2' });
+  t.strictSame(
+    (await call('snapshot.list', { path: '/a' })).snapshots.map(({ name }) => name),
+    ['s1'],
+  );
+  await t.rejects(RawNbd.connect(front, '/a@s2'), /s2|exist|unknown/i);
+
+  // clones
+  t.match(await call('volume.clone', { source: '/a@s1', path: '/c1' }), {
+    origin: { path: '/a', snapshot: 's1' },
+  });
+  await put('/a', 2, 20);
+  const clone = await call('volume.clone', { source: '/a', path: '/c2', sizeBytes: 32 * MiB });
+  t.match(clone.origin?.snapshot, /^clone-\d{8}T\d{6}Z$/);
+  t.equal(clone.sizeBytes, 32 * MiB);
+  t.equal(await get('/c2', 2), 20, 'the content of now');
+  t.equal(await get('/c1', 2), 0);
+  await t.rejects(call('volume.clone', { source: '/a', path: '/c2' }), { code: 'ALREADY_EXISTS' });
+  const names = (await call('snapshot.list', { path: '/a' })).snapshots.map(({ name }) => name);
+  t.equal(names.length, 2, 'a clone that cannot be leaves no snapshot behind');
+  await t.rejects(call('snapshot.delete', { path: '/a', name: 's1' }), { code: 'IN_USE' });
+
+  // attachments
+  const attach = { path: '/a', attachId: 'run-1', vm: 'guest' };
+  const { socketPath, exportName } = await call('volume.attach', attach);
+  t.match((await call('volume.get', { path: '/a' })).open, { attachId: 'run-1', connections: 0 });
+  await t.rejects(RawNbd.connect(front, '/a'), /attached/);
+  const guest = await RawNbd.connect({ path: socketPath }, exportName);
+  await guest.write(3 * blockBytes, stamp(3, 30));
+  await call('snapshot.create', { path: '/a', name: 'live' });
+  t.equal(await get('/a@live', 3), 30, 'a snapshot while attached');
+  t.match((await call('volume.get', { path: '/a' })).open, { connections: 1, writes: 1 });
+  await call('volume.resize', { path: '/a', sizeBytes: 24 * MiB });
+  const grown = await RawNbd.connect({ path: socketPath }, exportName);
+  t.equal(grown.sizeBytes, 24 * MiB, 'a new connection sees the size');
+  await grown.write(20 * MiB, stamp(5120, 1));
+  t.equal(
+    readStamp(await guest.read(20 * MiB, blockBytes), 5120),
+    1,
+    'and the old one the content',
+  );
+  await grown.disconnect();
+  await call('volume.rename', { path: '/a', to: '/renamed' });
+  const after = await RawNbd.connect({ path: socketPath }, exportName);
+  t.equal(
+    readStamp(await after.read(3 * blockBytes, blockBytes), 3),
+    30,
+    'the name of the export outlives a rename',
+  );
+  await after.disconnect();
+  t.equal(
+    (await call('volume.attach', attach)).socketPath,
+    socketPath,
+    'attach under the old path is idempotent',
+  );
+  await t.rejects(call('volume.resize', { path: '/renamed', sizeBytes: 16 * MiB, shrink: true }), {
+    code: 'IN_USE',
+  });
+  await t.rejects(call('volume.delete', { path: '/renamed' }), { code: 'IN_USE' });
+  await t.rejects(call('volume.recover', { path: '/renamed', acceptLoss: false }), {
+    code: 'IN_USE',
+  });
+  await t.rejects(call('volume.detach', { ...attach, attachId: 'run-2' }), { code: 'IN_USE' });
+  await call('volume.detach', attach);
+  await until('the guest to be cut off', () => guest.ended);
+  await call('volume.detach', { ...attach, path: '/renamed' });
+  t.equal((await call('volume.get', { path: '/renamed' })).open, null);
+  t.equal(existsSync(socketPath), false);
+  await call('volume.rename', { path: '/renamed', to: '/a' });
+  await t.rejects(
+    call('volume.resize', { path: '/a', sizeBytes: 16 * MiB }),
+    { code: 'INVALID_SIZE' },
+    'shrinking is asked for',
+  );
+  t.equal(
+    (await call('volume.resize', { path: '/a', sizeBytes: 16 * MiB, shrink: true })).sizeBytes,
+    16 * MiB,
+  );
+  await call('volume.resize', { path: '/a', sizeBytes: 24 * MiB });
+  t.equal(await get('/a', 5120), 0, 'G6: what was cut off does not come back');
+
+  // images
+  await put('/q', 4, 44);
+  const facts = {
+    digest: `sha256:${'0'.repeat(64)}`,
+    source: 'test.raw',
+    format: 'raw',
+    sourceBytes: 123,
+  } as const;
+  t.match(await call('image.publish', { path: '/q', ...facts }), { kind: 'image', image: facts });
+  t.match(
+    await call('image.publish', { path: '/q', ...facts }),
+    { kind: 'image' },
+    'twice is once',
+  );
+  t.equal(await get('/q', 4), 44);
+  await t.rejects(put('/q', 4, 45), { message: 'NBD error 1' });
+  await t.rejects(call('volume.attach', { ...attach, path: '/q' }), { code: 'NOT_ALLOWED' });
+  await t.rejects(call('snapshot.create', { path: '/q', name: 'x' }), { code: 'READ_ONLY' });
+  await call('volume.clone', { source: '/q', path: '/from-image' });
+  t.equal(await get('/from-image', 4), 44);
+  t.strictSame(
+    (await call('volume.list', { kind: 'image' })).volumes.map(({ path }) => path),
+    ['/q'],
+  );
+
+  // check, recover, delete
+  const checked = await call('volume.check', { path: '/a' });
+  t.strictSame(checked.findings, []);
+  t.ok(checked.segments > 0 && checked.bytes > 0);
+  t.match(await call('volume.recover', { path: '/a', acceptLoss: false }), { lostFromSeq: null });
+  t.equal(await get('/a', 2), 20);
+  await call('volume.delete', { path: '/c1' });
+  await t.rejects(call('volume.get', { path: '/c1' }), { code: 'NOT_FOUND' });
+  t.equal(await get('/a@s1', 1), 10);
+  await t.rejects(call('volume.delete', { path: '/none' }), { code: 'NOT_FOUND' });
+
+  const { launcherPid } = node;
+  t.strictSame(await call('shutdown', { graceful: false }), {});
+  await until('the launcher to start another one', async () => (await node.answers()) !== pid);
+  t.equal(await get('/a', 2), 20);
+  t.strictSame(await call('shutdown', { graceful: true }), {});
+  await until('the end', () => !isAlive(launcherPid ?? 0));
+  t.strictSame([...called].sort(), [...controlMethodNames].sort(), 'every method was called');
+});
