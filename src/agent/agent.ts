@@ -29,6 +29,7 @@ import { Images } from './images.ts';
 import type { AgentLayout } from './layout.ts';
 import { OperationLog } from './operation-log.ts';
 import { Operations } from './operations.ts';
+import { stopBlockd } from './stop-blockd.ts';
 import { VmDocuments } from './vm-documents.ts';
 import { Vms } from './vms.ts';
 
@@ -69,7 +70,6 @@ export class Agent {
     this.blockd = blockd;
     this.operations = opened.operations;
     const { operations } = this;
-    this.vms = new Vms({ documents, driver, blockd, operations, clock, timers, random, logger });
     this.images = new Images({
       blockd,
       operations,
@@ -77,6 +77,9 @@ export class Agent {
       logger,
       temporaryDirectory: join(layout.root, 'tmp'),
     });
+    const { images } = this;
+    const world = { clock, timers, random, logger };
+    this.vms = new Vms({ documents, driver, blockd, operations, images, ...world });
     this.consoles = new Consoles(logger);
   }
 
@@ -156,13 +159,11 @@ export class Agent {
     if (keepBlockd === true) return;
     this.#stopping = true;
     try {
-      await this.blockd.call('shutdown', { graceful: true }, { timeoutMs: limits.agentStopMs });
+      const { layout, blockd, clock, timers } = this.#options;
+      await stopBlockd({ root: layout.root, blockd, clock, timers });
     } catch (error) {
-      const known = toDvceError(error);
-      // One that does not answer is not there to be stopped.
-      if (known.code === 'BLOCKD_UNAVAILABLE') return;
       this.#stopping = false;
-      throw known;
+      throw error;
     }
   }
 

@@ -2,11 +2,11 @@
  * Images: volumes below /images that were filled once and take no writes. The work of an import is done by a process of
  * its own (src/images); here it gets its volume, and loses it again when something fails.
  *
- *   check the name -> process reads, hashes, describes -> create volume (kind image) -> attach -> process copies
+ *   check the name -> process reads, hashes, describes -> create volume (label `dvce.import`) -> attach -> process copies
  *     -> detach -> publish (snapshot `image`, digest)          any failure or cancel -> detach, delete the volume
  *
- * Invariants: an image without digest is never cloned from (blockd refuses it); after a failed, cancelled or interrupted
- * import nothing is left behind.
+ * Invariants: only what was published is an image and can be cloned; after a failed, cancelled or interrupted import nothing
+ * is left behind; only a volume that carries the label of the import that made it is ever deleted here for tidiness.
  */
 import type { Image, ImageImport, Operation } from '../api/index.ts';
 import { urls } from '../api/index.ts';
@@ -19,6 +19,8 @@ import type { OperationHandle, Operations } from './operations.ts';
 const folder = '/images/';
 /** Name of the snapshot that blockd takes when it publishes an image. */
 export const imageSnapshot = 'image';
+/** On a volume that is being filled: the operation that does it. */
+const importLabel = 'dvce.import';
 export const imagePath = (name: string): string => `${folder}${checkName(name)}`;
 
 const long = { timeoutMs: limits.blockdLongCallMs } as const;
@@ -100,16 +102,17 @@ export class Images {
   async #import(name: string, request: ImageImport, handle: OperationHandle): Promise<unknown> {
     const { blockd, timers, temporaryDirectory } = this.#options;
     const path = imagePath(name);
-    const attachId = `import:${name}`;
+    const attachId = attachIdOf(handle.id);
     let made = false;
     const prepareVolume = async (description: ImageDescription): Promise<ImageTarget> => {
       await blockd.call(
         'volume.create',
         {
           path,
-          kind: 'image',
           sizeBytes: description.volumeBytes,
-          ...(request.labels === undefined ? {} : { labels: request.labels }),
+          // Partition tables of images count in sectors of 512 bytes.
+          blockBytes: 512,
+          labels: { ...request.labels, [importLabel]: handle.id },
         },
         long,
       );
@@ -135,9 +138,12 @@ export class Images {
       await blockd.call('volume.detach', { path, attachId }, long);
       const facts = { digest, format, sourceBytes, source: request.source };
       await blockd.call('image.publish', { path, ...facts }, long);
+      // From here on it is an image by its kind; the mark of its making has done its work.
+      await blockd.call('volume.update', { path, labels: request.labels ?? {} });
       return { name, path, ...facts };
     } catch (error) {
       if (made) await this.#discard(path, attachId);
+      if (handle.signal.aborted) throw handle.signal.reason;
       throw error;
     }
   }
@@ -145,26 +151,29 @@ export class Images {
   /** The failure of the import is what the operator must see, not that of tidying up. */
   async #discard(path: string, attachId: string): Promise<void> {
     const { blockd, logger } = this.#options;
-    try {
-      await blockd.call('volume.detach', { path, attachId }, long);
-      await blockd.call('volume.delete', { path }, long);
-    } catch (error) {
-      logger.error({ err: error, path }, 'the volume of a failed import could not be deleted');
-    }
+    const steps = [
+      () => blockd.call('volume.detach', { path, attachId }, long),
+      () => blockd.call('volume.delete', { path }, long),
+    ];
+    for (const step of steps)
+      try {
+        await step();
+      } catch (error) {
+        logger.error({ err: error, path }, 'tidying up after a failed import failed');
+      }
   }
 
-  /** Imports that the end of the last agent interrupted leave a volume without digest: it goes. */
+  /** Imports that the end of the last agent interrupted leave a half filled volume: it goes. */
   async tidy(interrupted: readonly Operation[]): Promise<void> {
-    const { blockd, logger } = this.#options;
-    for (const { kind, resources } of interrupted) {
+    const { logger } = this.#options;
+    for (const { id, kind, resources } of interrupted) {
       if (kind !== 'image.import') continue;
       const name = decodeURIComponent(resources[0]?.split('/').at(-1) ?? '');
       try {
         const volume = await this.#volume(name);
-        if (volume.image !== null) continue;
+        if (volume.image !== null || volume.labels[importLabel] !== id) continue;
         logger.info({ path: volume.path }, 'deleting what an interrupted import left');
-        await blockd.call('volume.detach', { path: volume.path, attachId: `import:${name}` }, long);
-        await blockd.call('volume.delete', { path: volume.path }, long);
+        await this.#discard(volume.path, attachIdOf(id));
       } catch (error) {
         if (error instanceof DvceError && error.code === 'NOT_FOUND') continue;
         logger.error({ err: error, name }, 'what an interrupted import left could not be deleted');
@@ -172,9 +181,25 @@ export class Images {
     }
   }
 
+  /** The published image of this name. */
+  async published(name: string): Promise<Image> {
+    const image = await this.get(name);
+    if (image.state !== 'ready')
+      throw new DvceError('BAD_IMAGE', {
+        name,
+        reason: image.state === 'importing' ? 'its import is under way' : 'its import did not end',
+        advice:
+          image.state === 'importing'
+            ? 'Wait for it: dvce op list --running'
+            : `Delete it and import it again: dvce image delete ${name} --yes`,
+      });
+    return image;
+  }
+
+  /** Whether anything is in the way, an image or not. */
   async #exists(name: string): Promise<boolean> {
     try {
-      await this.#volume(name);
+      await this.#options.blockd.call('volume.get', { path: imagePath(name) });
       return true;
     } catch (error) {
       if (error instanceof DvceError && error.code === 'NOT_FOUND') return false;
@@ -184,13 +209,13 @@ export class Images {
 
   async #volume(name: string): Promise<VolumeInfo> {
     try {
-      return await this.#options.blockd.call('volume.get', { path: imagePath(name) });
+      const volume = await this.#options.blockd.call('volume.get', { path: imagePath(name) });
+      if (isImage(volume)) return volume;
     } catch (error) {
-      // Say it in the caller's words: an image, not the volume that holds it.
-      if (error instanceof DvceError && error.code === 'NOT_FOUND')
-        throw new DvceError('NOT_FOUND', { kind: 'image', name }, error);
-      throw error;
+      if (!(error instanceof DvceError && error.code === 'NOT_FOUND')) throw error;
     }
+    // In the caller's words: an image, not the volume that holds it.
+    throw new DvceError('NOT_FOUND', { kind: 'image', name });
   }
 
   #view(volume: VolumeInfo): Image {
@@ -207,10 +232,18 @@ export class Images {
       sourceBytes: image?.sourceBytes ?? null,
       createdAt: volume.createdAt,
       protected: volume.protected,
-      labels: { ...volume.labels },
+      labels: Object.fromEntries(
+        Object.entries(volume.labels).filter(([key]) => key !== importLabel),
+      ),
     };
   }
 }
+
+const attachIdOf = (operation: string): string => `import:${operation}`;
+
+/** Published, or on its way to it; any other volume below /images is somebody's own. */
+const isImage = ({ kind, labels }: VolumeInfo): boolean =>
+  kind === 'image' || labels[importLabel] !== undefined;
 
 /** The agent has a working directory of its own, so a relative path would name another file than the caller means. */
 function checkSource(source: string): void {

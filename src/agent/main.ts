@@ -1,11 +1,12 @@
 /**
  * The agent's process: `node src/agent/main.ts --data-dir DIR`. Wires the real clock, disk and log in; ends on SIGTERM and
- * SIGINT. Its log goes to standard error as JSON lines, a reason not to start as one line `error: ...`.
+ * SIGINT. With `--stop REQUEST` it only stops what an agent that was killed left behind. Its log goes to standard error as JSON lines, a reason not to start as one line `error: ...`.
  */
 import { readFileSync } from 'node:fs';
 import { parseArgs } from 'node:util';
 import { MessageChannel } from 'node:worker_threads';
 import { pino } from 'pino';
+import type { Shutdown } from '../api/index.ts';
 import {
   DvceError,
   nodeFileSystem,
@@ -14,10 +15,12 @@ import {
   systemTimers,
   toDvceError,
 } from '../base/index.ts';
-import { runAgent } from './process.ts';
+import { runAgent, stopWithoutAgent } from './process.ts';
 
-function parse(): { dataDirectory: string } {
-  const { values } = parseArgs({ options: { 'data-dir': { type: 'string' } } });
+function parse(): { dataDirectory: string; stopRequest: Shutdown | undefined } {
+  const { values } = parseArgs({
+    options: { 'data-dir': { type: 'string' }, stop: { type: 'string' } },
+  });
   const dataDirectory = values['data-dir'];
   if (dataDirectory === undefined || dataDirectory === '')
     throw new DvceError('INVALID_ARGUMENT', {
@@ -25,7 +28,8 @@ function parse(): { dataDirectory: string } {
       reason: '--data-dir is missing',
       advice: 'Start it with: dvce agent --data-dir DIR',
     });
-  return { dataDirectory };
+  const stopRequest = values.stop === undefined ? undefined : (JSON.parse(values.stop) as Shutdown);
+  return { dataDirectory, stopRequest };
 }
 
 const { version } = JSON.parse(
@@ -38,8 +42,9 @@ for (const name of ['SIGTERM', 'SIGINT'] as const) process.on(name, () => stop.a
 // Injected timers do not keep a process alive; until the socket listens, this port does.
 const alive = new MessageChannel().port1.on('message', () => {});
 try {
-  await runAgent({
-    ...parse(),
+  const { dataDirectory, stopRequest } = parse();
+  const options = {
+    dataDirectory,
     release: version,
     files: nodeFileSystem,
     clock: systemClock,
@@ -49,7 +54,9 @@ try {
     qemu: process.env['DVCE_QEMU'],
     signal: stop.signal,
     stop: () => stop.abort(),
-  });
+  };
+  if (stopRequest === undefined) await runAgent(options);
+  else await stopWithoutAgent(options, stopRequest);
 } catch (error) {
   const known = toDvceError(error);
   process.stderr.write(`error: ${known.message}\n  ${known.advice}\n`);

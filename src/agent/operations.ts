@@ -25,6 +25,7 @@ import {
 import type { OperationLog } from './operation-log.ts';
 
 export interface OperationHandle {
+  readonly id: string;
   /** Aborts when the operation is cancelled or the agent stops. */
   readonly signal: AbortSignal;
   progress(done: number, total: number | null, unit: string): void;
@@ -139,6 +140,7 @@ export class Operations {
     const { logger } = this.#options;
     const { signal } = running.cancel;
     const handle: OperationHandle = {
+      id: operation.id,
       signal,
       progress: (done, total, unit) => {
         running.progress = { done, total, unit, etaMs: this.#eta(running, done, total) };

@@ -6,6 +6,7 @@
  * request said otherwise.
  */
 import { chmod, rm } from 'node:fs/promises';
+import type { Shutdown } from '../api/index.ts';
 import {
   type Clock,
   type DataDirectoryLock,
@@ -43,6 +44,23 @@ export interface AgentProcessOptions {
   readonly stop: () => void;
 }
 
+/** Stop what a killed agent left: VMs as the request says, then blockd. */
+export async function stopWithoutAgent(
+  options: AgentProcessOptions,
+  request: Shutdown,
+): Promise<void> {
+  const layout = agentLayout(options.dataDirectory);
+  const lock = lockDataDirectory(layout.root, lockName);
+  const { agent, client } = await openAgent(options, layout);
+  try {
+    await agent.prepareShutdown(request);
+  } finally {
+    await agent.close();
+    client.close();
+    release(lock, options.logger);
+  }
+}
+
 const lockName = 'agent.lock';
 const socketMode = 0o660;
 
@@ -64,11 +82,13 @@ function release(lock: DataDirectoryLock, logger: Logger): void {
   logger.info({}, 'the agent has ended');
 }
 
-async function serve(options: AgentProcessOptions, layout: AgentLayout): Promise<void> {
-  const { clock, timers, random, logger, files, signal, qemu } = options;
+async function openAgent(
+  options: AgentProcessOptions,
+  layout: AgentLayout,
+): Promise<{ agent: Agent; client: BlockdClient }> {
+  const { clock, timers, random, logger, files, qemu } = options;
   const { controlSocket } = dataDirectory(layout.root);
   const client = new BlockdClient({ socketPath: controlSocket, timers });
-  await ensureBlockd({ dataDirectory: layout.root, clock, timers, signal });
   const driver = createQemuDriver({
     clock,
     timers,
@@ -90,6 +110,13 @@ async function serve(options: AgentProcessOptions, layout: AgentLayout): Promise
     logger,
     onStop: options.stop,
   });
+  return { agent, client };
+}
+
+async function serve(options: AgentProcessOptions, layout: AgentLayout): Promise<void> {
+  const { clock, timers, logger, signal } = options;
+  await ensureBlockd({ dataDirectory: layout.root, clock, timers, signal });
+  const { agent, client } = await openAgent(options, layout);
   await agent.reconcile();
   const server = await buildServer(agent, logger, options.release);
   serveConsoles(server, agent, logger);

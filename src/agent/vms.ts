@@ -16,19 +16,16 @@ import {
   DvceError,
   type Logger,
   limits,
-  MiB,
   type Random,
   randomUuid,
-  sleep,
   systemCode,
   type Timers,
-  toDvceError,
 } from '../base/index.ts';
 import type { Hypervisor, VmObservation } from '../vm/index.ts';
 import type { DataProcess } from './data-process.ts';
+import type { Images } from './images.ts';
 import type { OperationHandle, Operations } from './operations.ts';
 import {
-  attachDisks,
   deleteOwnedDisks,
   detachDisks,
   planDisks,
@@ -36,6 +33,8 @@ import {
   refuseProtected,
 } from './vm-disks.ts';
 import type { VmDocument, VmDocuments } from './vm-documents.ts';
+import { VmPower } from './vm-power.ts';
+import { hardwareOf } from './vm-request.ts';
 import { definitionOf, isAlive, unreadableView, viewOf } from './vm-view.ts';
 
 export interface VmsOptions {
@@ -43,21 +42,22 @@ export interface VmsOptions {
   readonly driver: Hypervisor;
   readonly blockd: DataProcess;
   readonly operations: Operations;
+  readonly images: Pick<Images, 'published'>;
   readonly clock: Clock;
   readonly timers: Timers;
   readonly random: Random;
   readonly logger: Logger;
 }
 
-const pollMs = 100;
-
 export class Vms {
   readonly #options: VmsOptions;
+  readonly #power: VmPower;
   /** Name of the VM -> what is being done to it. */
   readonly #busy = new Map<string, string>();
 
   constructor(options: VmsOptions) {
     this.#options = options;
+    this.#power = new VmPower(options);
     options.driver.onChange((id, observation) => {
       if (isAlive(observation)) return;
       this.#ended(id, observation).catch((error: unknown) =>
@@ -94,6 +94,7 @@ export class Vms {
     return this.#alone(name, 'being created', async () => {
       if ((await documents.read(name)) !== undefined)
         throw new DvceError('ALREADY_EXISTS', { kind: 'vm', name });
+      if (request.image !== undefined) await this.#options.images.published(request.image);
       const plans = planDisks(request);
       const document: VmDocument = {
         format: 1,
@@ -123,17 +124,17 @@ export class Vms {
 
   start(name: string, waitUntilReady: boolean): Promise<Operation> {
     return this.#operate(name, 'vm.start', true, async (document, handle, release) => {
-      await this.#start(document, handle.signal);
+      await this.#power.start(document, handle.signal);
       // Being started is over: a guest that never gets ready can be stopped.
       release();
-      if (waitUntilReady) await this.#untilReady(document, handle.signal);
+      if (waitUntilReady) await this.#power.untilReady(document, handle.signal);
       return null;
     });
   }
 
   stop(name: string, { timeoutMs = limits.vmStopMs, force = false }: VmStop): Promise<Operation> {
     return this.#operate(name, 'vm.stop', false, (document) =>
-      this.#stop(document, force ? 0 : timeoutMs),
+      this.#power.stop(document, force ? 0 : timeoutMs),
     );
   }
 
@@ -217,7 +218,7 @@ export class Vms {
     }
     if (await driver.adopt(definitionOf(document))) {
       logger.info({ vm: document.name }, 'a running guest was found');
-      if (document.desired !== 'running') await this.#want(document, 'running');
+      if (document.desired !== 'running') await this.#power.want(document, 'running');
       return;
     }
     if (document.desired !== 'running') return;
@@ -245,73 +246,6 @@ export class Vms {
     );
   }
 
-  async #start(document: VmDocument, signal: AbortSignal): Promise<void> {
-    const { driver, blockd, clock } = this.#options;
-    const wanted: VmDocument = {
-      ...document,
-      desired: 'running',
-      startedAt: new Date(clock.wallMs()).toISOString(),
-    };
-    await this.#options.documents.write(wanted);
-    try {
-      const disks = await attachDisks(blockd, wanted, signal);
-      await driver.start(definitionOf(wanted, disks), signal);
-    } catch (error) {
-      await this.#afterFailedStart(wanted);
-      if (signal.aborted) throw toDvceError(signal.reason);
-      throw error;
-    }
-  }
-
-  /** Only a guest that surely does not run loses its volumes. */
-  async #afterFailedStart(document: VmDocument): Promise<void> {
-    const { driver, blockd, logger } = this.#options;
-    try {
-      if (isAlive(await driver.inspect(definitionOf(document)))) return;
-      await detachDisks(blockd, document);
-      await this.#want(document, 'stopped');
-    } catch (error) {
-      logger.error({ err: error, vm: document.name }, 'clearing up after a failed start failed');
-    }
-  }
-
-  async #stop(document: VmDocument, timeoutMs: number): Promise<{ hard: boolean }> {
-    const { driver, blockd, clock, timers } = this.#options;
-    const definition = definitionOf(document);
-    // First what is wanted: if the agent ends here, the guest's end is not taken for a crash.
-    await this.#want(document, 'stopped');
-    const signal = new AbortController().signal;
-    let alive = isAlive(await driver.inspect(definition));
-    const wasRunning = alive;
-    if (alive && timeoutMs > 0) {
-      const end = clock.monotonicMs() + timeoutMs;
-      await driver.powerDown(definition);
-      while (alive && clock.monotonicMs() < end) {
-        await sleep(timers, pollMs, signal);
-        alive = isAlive(await driver.inspect(definition));
-      }
-    }
-    if (alive) await driver.kill(definition);
-    await detachDisks(blockd, document);
-    return { hard: wasRunning && alive };
-  }
-
-  async #untilReady(document: VmDocument, signal: AbortSignal): Promise<void> {
-    const { driver, timers } = this.#options;
-    for (;;) {
-      const observation = await driver.inspect(definitionOf(document));
-      if (!isAlive(observation))
-        throw new DvceError('VM_STATE', {
-          name: document.name,
-          state: observation.phase,
-          reason: observation.detail ?? 'it ended before it was ready',
-          advice: `See: dvce vm log ${document.name}`,
-        });
-      if (observation.ready !== null) return;
-      await sleep(timers, pollMs, signal);
-    }
-  }
-
   /** The hypervisor says that a process ended, and nobody here is just ending it. */
   async #ended(id: string, observation: VmObservation): Promise<void> {
     const { blockd, logger } = this.#options;
@@ -322,7 +256,7 @@ export class Vms {
       logger.info({ vm: document.name, phase: observation.phase }, 'a guest ended');
       await detachDisks(blockd, document);
       // Shut down from inside: that is what is wanted from now on. A crash stays visible.
-      if (observation.phase === 'stopped') await this.#want(document, 'stopped');
+      if (observation.phase === 'stopped') await this.#power.want(document, 'stopped');
     });
   }
 
@@ -335,10 +269,6 @@ export class Vms {
     if (withDisks) await deleteOwnedDisks(blockd, document);
     await driver.forget(definitionOf(document));
     await documents.remove(document.name);
-  }
-
-  async #want(document: VmDocument, desired: VmDocument['desired']): Promise<void> {
-    await this.#options.documents.write({ ...document, desired });
   }
 
   async #view(document: VmDocument): Promise<Vm> {
@@ -424,47 +354,5 @@ export class Vms {
       if (isHeld) this.#busy.delete(name);
       isHeld = false;
     };
-  }
-}
-
-function hardwareOf(
-  request: VmCreate,
-): Pick<VmDocument, 'cpus' | 'memoryBytes' | 'machine' | 'firmware' | 'network' | 'readyPattern'> {
-  const memoryBytes = request.memoryBytes ?? 512 * MiB;
-  if (
-    memoryBytes < limits.vmMemoryBytesMin ||
-    memoryBytes > limits.vmMemoryBytesMax ||
-    memoryBytes % MiB !== 0
-  )
-    throw new DvceError('INVALID_ARGUMENT', {
-      what: `the memory of ${memoryBytes} bytes`,
-      reason: `it is no multiple of 1MiB from ${limits.vmMemoryBytesMin} to ${limits.vmMemoryBytesMax}`,
-      advice: 'For example 512MiB.',
-    });
-  if (request.readyPattern !== undefined) checkPattern(request.readyPattern);
-  return {
-    cpus: request.cpus ?? 1,
-    memoryBytes,
-    machine: request.machine ?? 'q35',
-    firmware: request.firmware ?? 'bios',
-    network: request.network ?? 'user',
-    readyPattern: request.readyPattern ?? null,
-  };
-}
-
-/** Told now, not at the first start. */
-function checkPattern(text: string): void {
-  try {
-    new RegExp(text);
-  } catch (error) {
-    throw new DvceError(
-      'INVALID_ARGUMENT',
-      {
-        what: `the ready pattern ${JSON.stringify(text)}`,
-        reason: error instanceof Error ? error.message : String(error),
-        advice: 'Give a regular expression, for example login:',
-      },
-      error,
-    );
   }
 }

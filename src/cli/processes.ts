@@ -2,8 +2,8 @@
 import { spawn } from 'node:child_process';
 import { closeSync, mkdirSync, openSync } from 'node:fs';
 import { join } from 'node:path';
-import type { Doctor } from '../api/index.ts';
-import { DvceError } from '../base/errors.ts';
+import type { Doctor, Shutdown } from '../api/index.ts';
+import { DvceError, exitCodes } from '../base/errors.ts';
 import type { Context } from './context.ts';
 
 /** `.ts` in a checkout, `.js` in the installed package. */
@@ -70,11 +70,47 @@ export function startAgent(context: Context): Started {
   }
 }
 
-/** Run the checks of `dvce doctor` without an agent. */
-export async function runDoctor(context: Context): Promise<Doctor> {
+/** Stop what an agent that was killed left running. @returns the exit code; why it failed was printed */
+export function stopRemains(context: Context, request: Shutdown): Promise<number> {
   const child = spawn(
     process.execPath,
-    [quiet, entryOf(context, 'agent/doctor-main'), '--data-dir', context.dataDirectory],
+    [
+      quiet,
+      entryOf(context, 'agent/main'),
+      '--data-dir',
+      context.dataDirectory,
+      '--stop',
+      JSON.stringify(request),
+    ],
+    { stdio: ['ignore', 'ignore', 'pipe'] },
+  );
+  // Its log lines are not for the operator; the reason of a failure is.
+  let complaint = '';
+  child.stderr.on('data', (bytes: Buffer) => {
+    complaint += bytes.toString('utf8');
+  });
+  return new Promise((resolve, reject) => {
+    child.on('error', reject);
+    child.on('close', (code) => {
+      const at = complaint.lastIndexOf('error: ');
+      if (code !== 0 && at >= 0) context.output.error(complaint.slice(at).trimEnd());
+      resolve(code ?? exitCodes.failed);
+    });
+  });
+}
+
+/** Run the checks of `dvce doctor` without an agent. */
+export async function runDoctor(context: Context): Promise<Doctor> {
+  const qemu = context.environment['DVCE_QEMU'];
+  const child = spawn(
+    process.execPath,
+    [
+      quiet,
+      entryOf(context, 'agent/doctor-main'),
+      '--data-dir',
+      context.dataDirectory,
+      ...(qemu === undefined || qemu === '' ? [] : ['--qemu', qemu]),
+    ],
     { stdio: ['ignore', 'pipe', 'inherit'] },
   );
   const parts: Buffer[] = [];

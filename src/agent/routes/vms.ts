@@ -1,7 +1,8 @@
 /** Routes of VMs. The console is not here: it changes the protocol of its connection (console-upgrade.ts). */
 import Type from 'typebox';
-import { urls } from '../../api/index.ts';
+import { consoleProtocol, urls } from '../../api/index.ts';
 import { ref, Vm, VmCreate, VmList, VmStart, VmStop } from '../../api/schema/index.ts';
+import { DvceError } from '../../base/index.ts';
 import type { Agent } from '../agent.ts';
 import { operationAnswer, startedOperation } from './operations.ts';
 import { answers, nameParams, none, type Server } from './types.ts';
@@ -99,6 +100,27 @@ export function vmRoutes(server: Server, { vms }: Agent): void {
     async ({ params, query }, reply) => {
       await vms.delete(params.name, query.keepDisks ?? false);
       return reply.code(204).send(null);
+    },
+  );
+
+  server.get(
+    '/v1/vms/:name/console',
+    {
+      schema: {
+        operationId: 'openVmConsole',
+        tags: ['vms'],
+        summary: `The serial console: raw bytes after an upgrade to ${consoleProtocol}`,
+        params: nameParams,
+        response: answers({ 101: Type.Null({ description: 'The connection is the console.' }) }),
+      },
+    },
+    async ({ params }) => {
+      // A request with the right Upgrade header never comes here (console-upgrade.ts).
+      throw new DvceError('INVALID_ARGUMENT', {
+        what: `the request for the console of ${params.name}`,
+        reason: `it has no header Upgrade: ${consoleProtocol}`,
+        advice: `Use: dvce console ${params.name}`,
+      });
     },
   );
 

@@ -81,7 +81,7 @@ export const VolumeCreate = Type.Object(
       Type.Unsafe<512 | 4096>({
         type: 'integer',
         enum: [512, 4096],
-        description: 'Logical block size that the guest sees; 512 when not given.',
+        description: 'Logical block size that the guest sees; 4096 when not given.',
       }),
     ),
     labels: Type.Optional(labels),

@@ -1,13 +1,14 @@
 /** `dvce up`, `down`, `agent`, `blockd`. */
-import { readFileSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { setTimeout as after } from 'node:timers/promises';
-import type { Status } from '../../api/index.ts';
+import type { Shutdown, Status } from '../../api/index.ts';
 import { systemClock } from '../../base/clock.ts';
-import { DvceError } from '../../base/errors.ts';
+import { DvceError, exitCodes } from '../../base/errors.ts';
 import { limits } from '../../base/limits.ts';
 import { formatDuration } from '../../base/units.ts';
 import type { Context } from '../context.ts';
-import { become, type Started, startAgent } from '../processes.ts';
+import { become, type Started, startAgent, stopRemains } from '../processes.ts';
 import type { Run } from '../spec.ts';
 
 const pollMs = 50;
@@ -69,16 +70,14 @@ function failed(context: Context, started: Started, how: string): DvceError {
 export const down: Run = async (context, given) => {
   const { api, output } = context;
   const status = await look(context);
-  if (status === undefined) {
-    output.note('No agent runs.');
-    return;
-  }
   const timeoutMs = given.number('timeout');
-  await api.shutdown({
+  const request = {
     ...(given.flag('force') ? { force: true } : {}),
     ...(given.flag('stopVms') ? { stopVms: true } : {}),
     ...(timeoutMs === undefined ? {} : { timeoutMs }),
-  });
+  };
+  if (status === undefined) return stopWithoutAgent(context, request);
+  await api.shutdown(request);
   const end = systemClock.monotonicMs() + limits.agentStopMs;
   while (alive(status.pid)) {
     if (systemClock.monotonicMs() >= end)
@@ -90,6 +89,15 @@ export const down: Run = async (context, given) => {
   }
   output.note('Agent and blockd have stopped.');
 };
+
+/** The agent may have been killed; blockd and guests then still run. */
+async function stopWithoutAgent(context: Context, request: Shutdown): Promise<void> {
+  const { output, dataDirectory } = context;
+  if (!existsSync(join(dataDirectory, 'launcher.lock'))) return output.note('No agent runs.');
+  const code = await stopRemains(context, request);
+  context.setExitCode(code);
+  if (code === exitCodes.ok) output.note('No agent runs; blockd has stopped.');
+}
 
 function alive(pid: number): boolean {
   try {

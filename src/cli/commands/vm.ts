@@ -88,7 +88,7 @@ export const create: Run = async (context, given) => {
   output.changed(
     vm,
     vm.name,
-    `VM ${vm.name} (${vm.cpus} cpus, ${size(vm.memoryBytes)}), ${vm.phase}.`,
+    `VM ${vm.name} (${vm.cpus === 1 ? '1 CPU' : `${vm.cpus} CPUs`}, ${size(vm.memoryBytes)}), ${vm.phase}.`,
   );
 };
 

@@ -26,7 +26,7 @@ export const volume: NounSpec = {
         },
         {
           flags: '--block <bytes>',
-          text: 'logical block size that the guest sees',
+          text: 'logical block size that the guest sees (4096)',
           choices: ['512', '4096'],
         },
         { flags: '--journal <size>', text: 'quota of its journal', kind: 'size' },

@@ -1,0 +1,46 @@
+/** What a request for a VM says about its hardware, checked and completed. */
+import type { VmCreate } from '../api/index.ts';
+import { DvceError, limits, MiB } from '../base/index.ts';
+import type { VmDocument } from './vm-documents.ts';
+
+export function hardwareOf(
+  request: VmCreate,
+): Pick<VmDocument, 'cpus' | 'memoryBytes' | 'machine' | 'firmware' | 'network' | 'readyPattern'> {
+  const memoryBytes = request.memoryBytes ?? 512 * MiB;
+  if (
+    memoryBytes < limits.vmMemoryBytesMin ||
+    memoryBytes > limits.vmMemoryBytesMax ||
+    memoryBytes % MiB !== 0
+  )
+    throw new DvceError('INVALID_ARGUMENT', {
+      what: `the memory of ${memoryBytes} bytes`,
+      reason: `it is no multiple of 1MiB from ${limits.vmMemoryBytesMin} to ${limits.vmMemoryBytesMax}`,
+      advice: 'For example 512MiB.',
+    });
+  if (request.readyPattern !== undefined) checkPattern(request.readyPattern);
+  return {
+    cpus: request.cpus ?? 1,
+    memoryBytes,
+    machine: request.machine ?? 'q35',
+    firmware: request.firmware ?? 'bios',
+    network: request.network ?? 'user',
+    readyPattern: request.readyPattern ?? null,
+  };
+}
+
+/** Told now, not at the first start. */
+function checkPattern(text: string): void {
+  try {
+    new RegExp(text);
+  } catch (error) {
+    throw new DvceError(
+      'INVALID_ARGUMENT',
+      {
+        what: `the ready pattern ${JSON.stringify(text)}`,
+        reason: error instanceof Error ? error.message : String(error),
+        advice: 'Give a regular expression, for example login:',
+      },
+      error,
+    );
+  }
+}
