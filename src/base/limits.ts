@@ -141,6 +141,11 @@ export const limitTable = {
     'bytes',
     'payload in flight on a connection; more is left in the socket',
   ),
+  nbdHeldInputBytes: limit(
+    256 * KiB,
+    'bytes',
+    'rule N6: input read beyond the limits in flight, so that the end of a dead connection is seen behind it',
+  ),
   nbdBytesPerServer: limit(
     256 * MiB,
     'bytes',
@@ -342,11 +347,11 @@ export const limitTable = {
   vmMemoryBytesMax: limit(4 * TiB, 'bytes', 'what the q35 machine type addresses'),
   vmDisksMax: limit(16, 'count', 'one PCI slot each, with slots left for the other devices'),
   vmStartMs: limit(
-    45_000,
+    30_000,
     'ms',
     'until the control socket of a new guest answers; longer than vmDiskOpenMs',
   ),
-  vmDiskOpenMs: limit(30_000, 'ms', 'how long the hypervisor tries to reach a disk when it starts'),
+  vmDiskOpenMs: limit(10_000, 'ms', 'how long the hypervisor tries to reach a disk when it starts'),
   vmDiskReconnectMs: limit(
     600_000,
     'ms',
