@@ -1,0 +1,101 @@
+/** The map under readers and one publisher, with hardly any cache: no change of the publisher is ever lost. */
+import t from 'tap';
+import { crc32c, type Random, seededRandom } from '../../src/base/index.ts';
+import { BlockMap } from '../../src/hlfs/map.ts';
+import type { SegmentReader } from '../../src/hlfs/segments.ts';
+
+const leaves = 300;
+const turn = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
+
+/** Pages of published roots. Some reads are answered at once, as a cached file does it, others later and several in one turn. */
+class Pages {
+  readonly stored = new Map<string, Buffer>();
+  readonly #waiting: (() => void)[] = [];
+  readonly #random: Random;
+  isOpen = true;
+
+  constructor(random: Random) {
+    this.#random = random;
+  }
+
+  readBlocks(
+    segment: number,
+    offset: number,
+    checksums: readonly number[],
+    target: Buffer,
+    done: (error: Error | null) => void,
+  ): void {
+    const answer = (): void => {
+      this.stored.get(`${segment}/${offset}`)?.copy(target);
+      done(crc32c(target) === checksums[0] ? null : new Error(`no page ${segment}/${offset}`));
+    };
+    if (this.#random.below(3) === 0) answer();
+    else this.#waiting.push(answer);
+  }
+
+  async pump(): Promise<void> {
+    while (this.isOpen) {
+      for (let i = this.#random.below(6); i >= 0; i -= 1) this.#waiting.shift()?.();
+      await turn();
+    }
+  }
+}
+
+async function lookUp(map: BlockMap, block: number): Promise<number | undefined> {
+  for (let tries = 0; tries < 50; tries += 1) {
+    const found = map.find(block);
+    if (found !== undefined) return found.kind === 'block' ? found.segment : 0;
+    await map.load(block);
+  }
+  return undefined;
+}
+
+for (const seed of [1, 2])
+  t.test(`L1 readers and a publisher in a cache of 64 pages, seed ${seed}`, async (t) => {
+    const random = seededRandom(seed);
+    const pages = new Pages(random);
+    const hooks = { onRelease: () => {}, onRetain: () => {} };
+    const reader = pages as unknown as SegmentReader;
+    const map = new BlockMap(reader, null, 0, hooks, 64 * 4096);
+    const model = new Map<number, number>();
+    const anyBlock = (): number => random.below(leaves) * 256 + random.below(256);
+    let segment = 1;
+    let isPublishing = true;
+
+    const writeRoot = async (): Promise<void> => {
+      const first = segment + 1;
+      const { segments, commit } = map.store(first, 4096);
+      segments.forEach(({ images }, i) => {
+        images.forEach((image, at) => {
+          pages.stored.set(`${first + i}/${4096 + at * 4096}`, image);
+        });
+      });
+      segment += segments.length;
+      await turn();
+      commit();
+    };
+    const publish = async (): Promise<void> => {
+      for (let round = 0; round < 1500; round += 1) {
+        const block = anyBlock();
+        segment += 1;
+        await map.setBlocks(block, segment, 4096, [segment]);
+        model.set(block, segment);
+        if (map.dirtyPages > 20) await writeRoot();
+      }
+      await writeRoot();
+      isPublishing = false;
+    };
+    const look = async (): Promise<void> => {
+      while (isPublishing) {
+        await lookUp(map, anyBlock());
+        await turn();
+      }
+    };
+    const pumping = pages.pump();
+    await Promise.all([publish(), ...Array.from({ length: 24 }, look)]);
+    let lost = 0;
+    for (const [block, wanted] of model) if ((await lookUp(map, block)) !== wanted) lost += 1;
+    pages.isOpen = false;
+    await pumping;
+    t.equal(lost, 0, 'no change was lost');
+  });
