@@ -20,6 +20,7 @@ export class ReplyWriter {
   readonly #socket: Writable;
   readonly #timers: Timers;
   readonly #written: (requests: number, bytes: number) => void;
+  readonly #failed: (error: Error) => void;
   #slab: Buffer | null = null;
   #used = 0;
   #sentUpTo = 0;
@@ -36,10 +37,12 @@ export class ReplyWriter {
     socket: Writable,
     timers: Timers,
     written: (requests: number, bytes: number) => void,
+    failed: (error: Error) => void,
   ) {
     this.#socket = socket;
     this.#timers = timers;
     this.#written = written;
+    this.#failed = failed;
   }
 
   /** Room for `lengthBytes` of header: the position in `slab`, to be filled before the next call. */
@@ -103,7 +106,11 @@ export class ReplyWriter {
     const socket = this.#socket;
     if (last > 0) socket.cork();
     for (let i = 0; i < last; i += 1) socket.write(gathered[i]);
-    socket.write(gathered[last], () => this.#sent(requests, bytes));
+    socket.write(gathered[last], (error) => {
+      // Told here first, before the event: nothing may be started for a connection that is dead (rule N6).
+      if (error) this.#failed(error);
+      else this.#sent(requests, bytes);
+    });
     if (last > 0) socket.uncork();
   }
 

@@ -3,8 +3,9 @@
  *
  * Invariants
  * - A request counts from the moment its header is accepted until its reply is in the kernel. At
- *   limits.nbdInFlightPerConnection requests or limits.nbdBytesPerConnection bytes the parser is not fed any more and the
- *   socket is not read: a client that does not read its replies, and a backend that is slow, both stop the input.
+ *   limits.nbdInFlightPerConnection requests or limits.nbdBytesPerConnection bytes the parser is not fed any more, and
+ *   the socket is not read beyond limits.nbdHeldInputBytes: a client that does not read its replies, and a backend that is
+ *   slow, both stop the input.
  * - `origin.alive` turns false in the same turn in which the connection is seen dead; from then on nothing new reaches
  *   the backend and replies are dropped (rule N6). A client that said DISC has not died: what it asked for is finished.
  * - `idle` is called once, when the connection takes no more input and no request is left in the backend.
@@ -15,7 +16,7 @@
  *   dead       ignored         dropped    last backend call returned: io.idle()
  */
 import type { Writable } from 'node:stream';
-import { assert, DvceError, type Timers } from '../base/index.ts';
+import { assert, DvceError, limits, type Timers } from '../base/index.ts';
 import type { BlockBackend, RequestOrigin, WriteOptions, ZeroOptions } from './backend.ts';
 import { allocationContext, commandFlags, commands, type ReplyMode } from './constants.ts';
 import { ReplyEncoder, sumOf } from './replies.ts';
@@ -46,7 +47,6 @@ export interface Negotiated {
 }
 
 type State = 'open' | 'finishing' | 'dead';
-const nothing = Buffer.alloc(0);
 
 export class Transmission {
   readonly #io: TransmissionIo;
@@ -62,8 +62,9 @@ export class Transmission {
   #inFlight = 0;
   #bytesInFlight = 0;
   #inBackend = 0;
-  /** Input that arrived while there was no room; never more than one chunk, because the socket is paused. */
-  #held: Buffer = nothing;
+  /** Input that arrived while there was no room. Reading goes on for a while, to see the end of a dead connection. */
+  #held: Buffer[] = [];
+  #heldBytes = 0;
   #stalled = false;
   #ended = false;
   #idleReported = false;
@@ -73,8 +74,11 @@ export class Transmission {
     this.#io = io;
     this.#backend = backend;
     this.#negotiated = negotiated;
-    this.#writer = new ReplyWriter(io.socket, io.timers, (requests, bytes) =>
-      this.#written(requests, bytes),
+    this.#writer = new ReplyWriter(
+      io.socket,
+      io.timers,
+      (requests, bytes) => this.#written(requests, bytes),
+      (error) => io.destroy(error.message),
     );
     this.#encoder = new ReplyEncoder(negotiated.mode, this.#writer);
     this.#parser = new RequestParser(negotiated.mode, {
@@ -104,11 +108,8 @@ export class Transmission {
   /** Input; `bytes` are only valid during the call. */
   receive(bytes: Buffer): void {
     if (this.#state !== 'open') return;
-    if (this.#stalled) {
-      this.#held = Buffer.concat([this.#held, bytes]);
-      return;
-    }
-    this.#feed(bytes);
+    if (this.#stalled) this.#hold(bytes);
+    else this.#feed(bytes);
   }
 
   /** Planned restart: read nothing more, finish what was read, send no error for the rest (it is asked again). */
@@ -128,7 +129,7 @@ export class Transmission {
     this.#state = 'dead';
     this.#parser.stop();
     this.#writer.close();
-    this.#held = nothing;
+    this.#dropHeld();
     this.#io.budget.bytes -= this.#bytesInFlight;
     this.#reportIdle();
   }
@@ -152,8 +153,18 @@ export class Transmission {
     const stall = this.#state === 'open' && (taken < bytes.length || this.#parser.waiting);
     if (!stall) return;
     this.#stalled = true;
-    this.#held = Buffer.from(bytes.subarray(taken));
-    this.#io.pause();
+    this.#hold(bytes.subarray(taken));
+  }
+
+  #hold(bytes: Buffer): void {
+    this.#held.push(Buffer.from(bytes));
+    this.#heldBytes += bytes.length;
+    if (this.#heldBytes >= limits.nbdHeldInputBytes) this.#io.pause();
+  }
+
+  #dropHeld(): void {
+    this.#held = [];
+    this.#heldBytes = 0;
   }
 
   #written(requests: number, bytes: number): void {
@@ -162,16 +173,16 @@ export class Transmission {
     if (this.#state === 'dead') return;
     if (this.#state === 'finishing') this.#endWhenDone();
     if (!this.#stalled || this.#state !== 'open') return;
-    const held = this.#held;
+    const held = Buffer.concat(this.#held);
     this.#stalled = false;
-    this.#held = nothing;
+    this.#dropHeld();
     this.#feed(held);
     if (!this.#stalled && this.#state === 'open') this.#io.resume();
   }
 
   #finish(): void {
     this.#state = 'finishing';
-    this.#held = nothing;
+    this.#dropHeld();
     this.#writer.flush();
     this.#endWhenDone();
   }

@@ -44,8 +44,8 @@ export class WireClient {
     });
   }
 
-  static async open(path: string): Promise<WireClient> {
-    const socket = connect({ path });
+  static async open(address: { path: string } | { port: number }): Promise<WireClient> {
+    const socket = connect(address);
     const client = new WireClient(socket);
     await new Promise((resolve, reject) => {
       socket.once('connect', resolve);
@@ -248,6 +248,8 @@ export interface RunningServer {
   readonly path: string;
   readonly directory: string;
   connect(): Promise<WireClient>;
+  /** Over TCP on the loopback, without TLS. */
+  connectTcp(): Promise<WireClient>;
   stop(): Promise<void>;
 }
 
@@ -265,14 +267,20 @@ export async function startServer(
   });
   await server.listenUnix(path, { mode: 0o600 });
   const clients: WireClient[] = [];
+  let port: number | null = null;
+  const open = async (address: { path: string } | { port: number }): Promise<WireClient> => {
+    const client = await WireClient.open(address);
+    clients.push(client);
+    return client;
+  };
   return {
     server,
     path,
     directory,
-    async connect() {
-      const client = await WireClient.open(path);
-      clients.push(client);
-      return client;
+    connect: () => open({ path }),
+    async connectTcp() {
+      port ??= await server.listenTcp('127.0.0.1', 0, { allowPlainText: true });
+      return open({ port });
     },
     async stop() {
       for (const client of clients) client.socket.destroy();
