@@ -79,7 +79,9 @@ export const bans: readonly Ban[] = [
 export const linesMax = 400;
 
 /** Files of src/ that are longer than the limit, with the reason why they are one idea. */
-export const longFiles: Readonly<Record<string, string>> = {};
+export const longFiles: Readonly<Record<string, string>> = {
+  'src/base/limits.ts': 'is one table',
+};
 
 export const columnsMax = 140;
 
@@ -135,7 +137,7 @@ export function frontDoorHeader(file: TextFile): Finding[] {
 
 // Patterns are put together from parts so that this file does not find itself.
 const hosts = ['npmjs', 'npmmirror', 'pypi', 'crates\\.io', 'deb\\.debian', 'proxy\\.golang'];
-const machine = ['wo' + 'rk', 'fa' + 'rm', 'ho' + 'me/[a-z]+', 'ro' + 'ot'];
+const machine = ['wo' + 'rk', 'fa' + 'rm', 'ho' + 'me/[a-z]+'];
 
 const words: readonly { rule: string; pattern: RegExp; detail: string }[] = [
   {
