@@ -84,15 +84,7 @@ export class HttpClient {
       const request = http.request(
         { socketPath: this.socketPath, method, path: url, headers, agent: false, signal },
         (response) => {
-          collect(response).then(
-            (text) =>
-              resolve({
-                status: response.statusCode ?? 0,
-                location: response.headers.location,
-                body: parseBody(text, response.headers['content-type'] ?? ''),
-              }),
-            reject,
-          );
+          answerOf(response).then(resolve, reject);
         },
       );
       request.on('error', reject);
@@ -116,21 +108,7 @@ export class HttpClient {
         resolve(socket);
       });
       request.on('response', (response) => {
-        collect(response).then(
-          (text) =>
-            reject(
-              errorOf(
-                {
-                  status: response.statusCode ?? 0,
-                  location: undefined,
-                  body: parseBody(text, response.headers['content-type'] ?? ''),
-                },
-                'GET',
-                path,
-              ),
-            ),
-          reject,
-        );
+        answerOf(response).then((answer) => reject(errorOf(answer, 'GET', path)), reject);
       });
       request.on('error', (error) => reject(this.#explain(error)));
       request.end();
@@ -156,6 +134,15 @@ function withQuery(path: string, query: Query = {}): string {
     value === undefined ? [] : [[name, String(value)]],
   );
   return pairs.length === 0 ? path : `${path}?${new URLSearchParams(pairs)}`;
+}
+
+async function answerOf(response: http.IncomingMessage): Promise<Answer> {
+  const text = await collect(response);
+  return {
+    status: response.statusCode ?? 0,
+    location: response.headers.location,
+    body: parseBody(text, response.headers['content-type'] ?? ''),
+  };
 }
 
 async function collect(response: http.IncomingMessage): Promise<string> {

@@ -1,0 +1,162 @@
+/**
+ * A blockd and a hypervisor that fail when they are told to. Only for what the real ones cannot be made to do on request;
+ * everything else is tested against the real ones (test/system).
+ */
+
+import type { DataProcess } from '../../src/agent/index.ts';
+import { DvceError } from '../../src/base/index.ts';
+import type {
+  ControlMethod,
+  ControlParams,
+  ControlResult,
+  VolumeInfo,
+} from '../../src/blockd/index.ts';
+import type { Hypervisor, VmDefinition, VmObservation } from '../../src/vm/index.ts';
+
+export class FakeBlockd implements DataProcess {
+  readonly volumes = new Map<string, VolumeInfo>();
+  /** path -> attach id */
+  readonly attached = new Map<string, string>();
+  readonly calls: string[] = [];
+  /** Method -> what it throws, once. */
+  readonly failures = new Map<ControlMethod, DvceError>();
+  #ids = 0;
+
+  add(
+    path: string,
+    labels: Record<string, string> = {},
+    rest: Partial<VolumeInfo> = {},
+  ): VolumeInfo {
+    this.#ids += 1;
+    const volume: VolumeInfo = {
+      id: `00000000-0000-4000-8000-${String(this.#ids).padStart(12, '0')}`,
+      path,
+      kind: 'volume',
+      state: 'active',
+      sizeBytes: 1024 ** 2,
+      blockBytes: 512,
+      labels,
+      protected: false,
+      createdAt: '2026-01-01T00:00:00.000Z',
+      epoch: '1',
+      log: 'log',
+      origin: null,
+      image: null,
+      snapshots: 0,
+      open: null,
+      ...rest,
+    };
+    this.volumes.set(path, volume);
+    return volume;
+  }
+
+  async call<M extends ControlMethod>(
+    method: M,
+    params: ControlParams<M>,
+  ): Promise<ControlResult<M>> {
+    const {
+      path = '',
+      labels = {},
+      attachId = '',
+    } = params as {
+      path?: string;
+      labels?: Record<string, string>;
+      attachId?: string;
+    };
+    this.calls.push(`${method} ${path}`.trim());
+    const failure = this.failures.get(method);
+    this.failures.delete(method);
+    if (failure !== undefined) throw failure;
+    return this.#answer(method, path, labels, attachId) as ControlResult<M>;
+  }
+
+  #answer(
+    method: ControlMethod,
+    path: string,
+    labels: Record<string, string>,
+    attachId: string,
+  ): unknown {
+    const missing = new DvceError('NOT_FOUND', { kind: 'volume', name: path });
+    switch (method) {
+      case 'volume.create':
+      case 'volume.clone':
+        if (this.volumes.has(path))
+          throw new DvceError('ALREADY_EXISTS', { kind: 'volume', name: path });
+        return this.add(path, labels);
+      case 'volume.delete':
+        if (!this.volumes.delete(path)) throw missing;
+        return {};
+      case 'volume.attach':
+        if (!this.volumes.has(path)) throw missing;
+        this.attached.set(path, attachId);
+        return { socketPath: '/s', exportName: path, sizeBytes: 1, blockBytes: 512 };
+      case 'volume.detach':
+        if (this.attached.get(path) === attachId) this.attached.delete(path);
+        return {};
+      case 'volume.get': {
+        const volume = this.volumes.get(path);
+        if (volume === undefined) throw missing;
+        return volume;
+      }
+      case 'volume.list':
+        return { volumes: [...this.volumes.values()] };
+      default:
+        throw new DvceError('UNSUPPORTED', { what: method, reason: 'a fake', advice: '' });
+    }
+  }
+}
+
+const stopped: VmObservation = { phase: 'stopped', pid: null, ready: null, detail: null };
+
+export class FakeHypervisor implements Hypervisor {
+  readonly name = 'qemu';
+  readonly running = new Map<string, VmObservation>();
+  readonly calls: string[] = [];
+  startFailure: DvceError | undefined;
+  /** What the guest does about the power button. */
+  obeysButton = true;
+  problems: readonly DvceError[] = [];
+  #listener: (vmId: string, observation: VmObservation) => void = () => {};
+
+  async start(vm: VmDefinition): Promise<void> {
+    this.calls.push(`start ${vm.name}`);
+    if (this.startFailure !== undefined) throw this.startFailure;
+    this.running.set(vm.id, { phase: 'running', pid: 42, ready: null, detail: null });
+  }
+  async powerDown(vm: VmDefinition): Promise<void> {
+    this.calls.push(`powerDown ${vm.name}`);
+    if (this.obeysButton) this.end(vm.id, stopped);
+  }
+  async kill(vm: VmDefinition): Promise<void> {
+    this.calls.push(`kill ${vm.name}`);
+    this.end(vm.id, stopped);
+  }
+  /** The process ends, as the driver would tell it. */
+  end(vmId: string, observation: VmObservation): void {
+    this.running.delete(vmId);
+    this.#listener(vmId, observation);
+  }
+  async inspect(vm: VmDefinition): Promise<VmObservation> {
+    return this.running.get(vm.id) ?? stopped;
+  }
+  async adopt(vm: VmDefinition): Promise<boolean> {
+    this.calls.push(`adopt ${vm.name}`);
+    return this.running.has(vm.id);
+  }
+  onChange(listener: (vmId: string, observation: VmObservation) => void): void {
+    this.#listener = listener;
+  }
+  consoleSocket(vm: VmDefinition): string {
+    return `/nowhere/${vm.id}`;
+  }
+  consoleLog(vm: VmDefinition): string {
+    return `/nowhere/${vm.id}.log`;
+  }
+  async forget(vm: VmDefinition): Promise<void> {
+    this.calls.push(`forget ${vm.name}`);
+  }
+  async probe(): Promise<readonly DvceError[]> {
+    return this.problems;
+  }
+  async close(): Promise<void> {}
+}
