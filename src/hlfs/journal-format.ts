@@ -22,6 +22,8 @@ import { blockBytes } from './pointer.ts';
 
 export const journalFormatVersion = 1;
 export const journalFileHeaderBytes = 4096;
+/** The part of the file header that its checksum covers, and the checksum; the rest of the page is zeros. */
+export const fileHeaderUsedBytes = 256;
 export const recordHeaderBytes = 64;
 const fileMagic = 0x464a_4c48;
 const recordMagic = 0x524a_4c48;

@@ -31,6 +31,8 @@ export interface JournalState {
   readonly lastSegment: number;
   /** Closed cleanly: nothing of the journal is needed. */
   readonly clean: boolean;
+  /** Size of every slot. */
+  readonly fileBytes?: number;
 }
 
 const directoryOf = (context: HlfsContext, volume: VolumeId): string =>
@@ -95,22 +97,31 @@ export async function makeJournalDirectory(context: HlfsContext, volume: VolumeI
 
 /**
  * Open the slots that exist, then take from the pool or make what the quota asks for. A slot gets its name only when it is
- * complete, so slots that exist may hold records: they decide the size of all.
+ * complete, so one of another size was damaged; it is replaced only when nothing in it can be needed.
  */
 export async function openSlots(
   context: HlfsContext,
   volume: VolumeId,
-  quotaBytes: number,
-  wantedFileBytes: number,
-): Promise<{ slots: Slot[]; fileBytes: number }> {
+  options: {
+    readonly quotaBytes: number;
+    readonly fileBytes: number;
+    readonly mayReplace: boolean;
+  },
+): Promise<Slot[]> {
+  const { quotaBytes, fileBytes, mayReplace } = options;
   const directory = directoryOf(context, volume);
   const names = (await context.files.list(directory)).filter((name) => /^slot-\d+$/.test(name));
   const slots: Slot[] = [];
-  let fileBytes = wantedFileBytes;
   for (const name of names.sort()) {
-    const slot = openSlot(context, `${directory}/${name}`, slots.length);
-    fileBytes = slot.file.sizeSync();
-    slots.push(slot);
+    const path = `${directory}/${name}`;
+    const sizeBytes = (await context.files.stat(path))?.sizeBytes;
+    if (sizeBytes === fileBytes) slots.push(openSlot(context, path, slots.length));
+    else if (mayReplace) await context.files.remove(path);
+    else
+      throw new DvceError('JOURNAL_DAMAGED', {
+        name: volume,
+        reason: `${path} has ${sizeBytes} bytes instead of ${fileBytes}`,
+      });
   }
   const count = Math.max(limits.journalFilesMin, Math.floor(quotaBytes / fileBytes));
   for (let number = 0; slots.length < count; number += 1) {
@@ -120,7 +131,7 @@ export async function openSlots(
     slots.push(openSlot(context, path, slots.length));
   }
   await context.files.syncDirectory(directory);
-  return { slots, fileBytes };
+  return slots;
 }
 
 const openSlot = (context: HlfsContext, path: string, index: number): Slot => ({

@@ -18,12 +18,14 @@ import {
   type DecodedHeader,
   decodeFileHeader,
   decodeRecordHeader,
+  fileHeaderUsedBytes,
   headerBytesFor,
   type JournalFileHeader,
   journalFileHeaderBytes,
   payloadFits,
   recordHeaderBytes,
 } from './journal-format.ts';
+import { blockBytes } from './pointer.ts';
 
 export interface TailRecord {
   readonly header: DecodedHeader;
@@ -36,6 +38,8 @@ export interface JournalFile {
   readonly slot: number;
   readonly file: OpenFile;
   readonly header: JournalFileHeader;
+  /** The file's header became readable only when one bit was turned back. */
+  readonly isRepaired: boolean;
 }
 
 export interface Walk {
@@ -49,14 +53,47 @@ export interface Walk {
   readonly damage: string | null;
 }
 
+/** More than a record of the largest payload has; a larger number is not believed. */
+const checksumsMax = 1 << 10;
+
 const readAt = (file: OpenFile, offset: number, length: number): Buffer => {
   const target = Buffer.alloc(length);
   const read = file.readSync(target, offset);
   return target.subarray(0, read);
 };
 
-export function readFileHeader(file: OpenFile): JournalFileHeader | undefined {
-  return decodeFileHeader(readAt(file, 0, journalFileHeaderBytes));
+/** The header of a journal file; one wrong bit in it is found, and reported as damage by the walk. */
+export function readFileHeader(
+  file: OpenFile,
+): (JournalFileHeader & { readonly isRepaired: boolean }) | undefined {
+  const bytes = readAt(file, 0, fileHeaderUsedBytes);
+  const header = decodeFileHeader(bytes);
+  if (header !== undefined) return { ...header, isRepaired: false };
+  if (bytes.every((byte) => byte === 0)) return undefined;
+  const repaired = withOneBitTurned(bytes, 0, (turned) => {
+    try {
+      return decodeFileHeader(turned);
+    } catch {
+      return undefined; // a version or feature that does not exist: not this bit
+    }
+  });
+  return repaired === undefined ? undefined : { ...repaired, isRepaired: true };
+}
+
+/** Try every bit of `bytes` from byte `from` on; the first that makes `attempt` succeed. `bytes` is left as it was. */
+function withOneBitTurned<T>(
+  bytes: Buffer,
+  from: number,
+  attempt: (turned: Buffer) => T | undefined,
+): T | undefined {
+  for (let bit = from * 8; bit < bytes.length * 8; bit += 1) {
+    const at = bit >>> 3;
+    bytes[at] = (bytes[at] ?? 0) ^ (1 << (bit & 7));
+    const result = attempt(bytes);
+    bytes[at] = (bytes[at] ?? 0) ^ (1 << (bit & 7));
+    if (result !== undefined) return result;
+  }
+  return undefined;
 }
 
 type Step =
@@ -77,7 +114,7 @@ type Step =
 function headerAt(file: OpenFile, at: number): Buffer {
   const head = readAt(file, at, recordHeaderBytes);
   if (head.length < recordHeaderBytes) return head;
-  const bytes = headerBytesFor(Math.min(head.readUInt32LE(12), 1 << 16));
+  const bytes = headerBytesFor(Math.min(head.readUInt32LE(12), checksumsMax));
   return bytes === recordHeaderBytes ? head : readAt(file, at, bytes);
 }
 
@@ -102,56 +139,33 @@ const nextOf = (header: DecodedHeader, at: number): number =>
 
 /** The header with one bit turned back that makes it continue the chain; undefined when there is none. */
 function repairedHeader(file: OpenFile, at: number, chain: number): DecodedHeader | undefined {
-  const first = readAt(file, at, recordHeaderBytes);
-  if (first.length < recordHeaderBytes || first.every((byte) => byte === 0)) return undefined;
-  for (let bit = 0; bit < recordHeaderBytes * 8; bit += 1) {
-    first[bit >>> 3] = (first[bit >>> 3] ?? 0) ^ (1 << (bit & 7));
-    const bytes = headerBytesFor(Math.min(first.readUInt32LE(12), 1 << 16));
-    const whole =
-      bytes === recordHeaderBytes
-        ? first
-        : Buffer.concat([first, readAt(file, at + recordHeaderBytes, bytes - recordHeaderBytes)]);
-    const header = whole.length === bytes ? decodeRecordHeader(whole, chain) : undefined;
-    first[bit >>> 3] = (first[bit >>> 3] ?? 0) ^ (1 << (bit & 7));
-    if (header !== undefined) return header;
-  }
-  return repairedChecksumList(file, at, chain);
-}
-
-/** As above for the list of checksums behind the fixed part. */
-function repairedChecksumList(
-  file: OpenFile,
-  at: number,
-  chain: number,
-): DecodedHeader | undefined {
+  const fixed = readAt(file, at, recordHeaderBytes);
+  if (fixed.length < recordHeaderBytes || fixed.every((byte) => byte === 0)) return undefined;
+  const inFixed = withOneBitTurned(fixed, 0, (turned) => {
+    // The number of checksums, and so the header's length, may be what was damaged.
+    const bytes = headerBytesFor(Math.min(turned.readUInt32LE(12), checksumsMax));
+    const rest = readAt(file, at + recordHeaderBytes, bytes - recordHeaderBytes);
+    return decodeRecordHeader(Buffer.concat([turned, rest]), chain);
+  });
+  if (inFixed !== undefined) return inFixed;
   const whole = headerAt(file, at);
-  if (whole.length <= recordHeaderBytes || whole.length > 4096) return undefined;
-  for (let bit = recordHeaderBytes * 8; bit < whole.length * 8; bit += 1) {
-    whole[bit >>> 3] = (whole[bit >>> 3] ?? 0) ^ (1 << (bit & 7));
-    const header = decodeRecordHeader(whole, chain);
-    if (header !== undefined) return header;
-    whole[bit >>> 3] = (whole[bit >>> 3] ?? 0) ^ (1 << (bit & 7));
-  }
-  return undefined;
+  if (whole.length > journalFileHeaderBytes) return undefined;
+  return withOneBitTurned(whole, recordHeaderBytes, (turned) => decodeRecordHeader(turned, chain));
 }
 
 /** True when exactly one piece differs, and by one bit: rot, not a write that the disk never saw. */
 function payloadHasSingleBitError(header: DecodedHeader, payload: Buffer): boolean {
   if (payload.length !== header.payloadBytes) return false;
   let at = 0;
-  let room = 4096 - (header.offset % 4096);
+  let room = blockBytes - (header.offset % blockBytes);
   for (const expected of header.checksums) {
     const piece = payload.subarray(at, at + room);
-    if (crc32c(piece) !== expected) {
-      for (let bit = 0; bit < piece.length * 8; bit += 1) {
-        piece[bit >>> 3] = (piece[bit >>> 3] ?? 0) ^ (1 << (bit & 7));
-        if (crc32c(piece) === expected) return true;
-        piece[bit >>> 3] = (piece[bit >>> 3] ?? 0) ^ (1 << (bit & 7));
-      }
-      return false;
-    }
+    if (crc32c(piece) !== expected)
+      return (
+        withOneBitTurned(piece, 0, (turned) => crc32c(turned) === expected || undefined) ?? false
+      );
     at += room;
-    room = 4096;
+    room = blockBytes;
   }
   return false;
 }
@@ -235,6 +249,8 @@ function takeFile(
   limit: number,
 ): void {
   const walk = walkFile(file);
+  if (file.isRepaired && walk.endSeq > state.end)
+    state.damage ??= 'the header of a file has one wrong bit';
   // A record at or above the limit was cut off by a later incarnation; what it says of flushes counts all the same below it.
   state.flushedSeq = Math.max(state.flushedSeq, Math.min(walk.flushedSeq, limit - 1));
   if (walk.damage !== null && walk.endSeq >= state.end && walk.endSeq + 1 < limit)

@@ -48,6 +48,8 @@ export async function recoverLog(log: LogId, options: WriterOptions): Promise<Re
     rows: root?.table ?? new Map(),
     sinceRoot: 0,
     ...(start === null ? emptyLog(firstNumber) : continueFrom(start)),
+    // Epochs and incarnations of the log that this one was forked from mean nothing here.
+    ...(root === null ? { coveredEpoch: 0, coveredIncarnation: 0 } : {}),
   };
   await fillSizes(options, state);
   const writer = new LogWriter(state, options);

@@ -12,7 +12,7 @@
  *           partial: 4 KiB buffer + the byte ranges that are valid in it + what lies under it
  *   tombstone   a long range of holes or zeros (J9)
  */
-import { limits } from '../base/index.ts';
+import { crc32c, DvceError, limits } from '../base/index.ts';
 import type { Appended } from './journal.ts';
 import { blockBytes } from './pointer.ts';
 
@@ -230,6 +230,19 @@ export class Overlay {
       partial.bytes.copy(target, partial.ranges[i], partial.ranges[i], partial.ranges[i + 1]);
   }
 
+  /** A block that will be sealed together with new bytes under a new checksum is checked first (invariant 7). */
+  #readChecked(
+    under: { readonly address: number; readonly checksum: number },
+    target: Buffer,
+  ): void {
+    this.#read(under.address, target);
+    if (crc32c(target) === under.checksum) return;
+    throw new DvceError('JOURNAL_DAMAGED', {
+      name: 'the volume',
+      reason: `the block at address ${under.address} does not fit its checksum any more`,
+    });
+  }
+
   /** Fill `target` (4 KiB) when the block can be had without looking below; false when it cannot. */
   fill(entry: Entry, target: Buffer): boolean {
     switch (entry.kind) {
@@ -242,7 +255,7 @@ export class Overlay {
         return true;
       case 'partial':
         if (entry.partial.under.kind === 'below' && !isWhole(entry.partial)) return false;
-        if (entry.partial.under.kind === 'journal') this.#read(entry.partial.under.address, target);
+        if (entry.partial.under.kind === 'journal') this.#readChecked(entry.partial.under, target);
         else target.fill(0);
         Overlay.overlayPartial(entry.partial, target);
         return true;

@@ -42,6 +42,8 @@ export interface PublisherOptions {
   /** Positions of snapshots and forks of this log, read now. */
   readonly positions: () => Promise<readonly number[]>;
   readonly readBlock: (block: number, target: Buffer) => Promise<void>;
+  /** A batch is in the map and is no layer any more. */
+  readonly onLeft: () => void;
   /** Journal space was freed. */
   readonly onSpace: () => void;
   readonly onFailed: (error: DvceError) => void;
@@ -157,7 +159,8 @@ export class Publisher {
       const replicas = await writer.publishBatch(built, overlay.firstSeq, overlay.lastSeq);
       this.#unconfirmed ||= replicas < this.#options.replicasMin;
     }
-    if (batch.onRoot !== null || writer.rootIsDue) {
+    const isMarkOnly = overlay.lastSeq > writer.state.coveredSeq;
+    if (batch.onRoot !== null || writer.rootIsDue || isMarkOnly) {
       // A batch of marks alone has no segment; the root says how far it reaches.
       writer.reach(overlay.lastSeq);
       const root = await writer.publishRoot(
@@ -172,9 +175,11 @@ export class Publisher {
 
   /** The map has it: the layer goes, the journal's space too. */
   #leave(batch: FrozenBatch): void {
-    const { journal, writer, onSpace } = this.#options;
+    const { journal, writer, onLeft, onSpace } = this.#options;
     assertFirst(this.frozen, batch);
     this.frozen.shift();
+    // Before the journal's space is freed: no read may look there for what the map has now.
+    onLeft();
     if (!this.#unconfirmed) journal.cover(writer.state.coveredSeq);
     onSpace();
   }

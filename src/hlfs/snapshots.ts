@@ -50,7 +50,13 @@ export interface SnapshotRecord {
 interface Line {
   readonly log: LogId;
   /** Where in another log of the same volume it starts. */
-  readonly base: { readonly log: LogId; readonly cut: number; readonly snapshotId: string } | null;
+  readonly base: {
+    readonly log: LogId;
+    readonly cut: number;
+    readonly snapshotId: string;
+    /** The log that wrote the segment at the cut: another one when nothing had been written since an earlier fork. */
+    readonly writtenBy: LogId | undefined;
+  } | null;
   readonly snapshots: readonly SnapshotDocument[];
 }
 
@@ -97,7 +103,12 @@ async function linesOf(context: HlfsContext, head: HeadDocument): Promise<Line[]
       log,
       base:
         base?.snapshot.volume === head.volume
-          ? { log: base.snapshot.log, cut: base.rootSegment, snapshotId: base.snapshot.id }
+          ? {
+              log: base.snapshot.log,
+              cut: base.rootSegment,
+              snapshotId: base.snapshot.id,
+              writtenBy: base.ranges.at(-1)?.log,
+            }
           : null,
       snapshots: ordered(living),
     });
@@ -111,12 +122,14 @@ function startOf(lines: readonly Line[], log: LogId): SnapshotDocument | undefin
   for (let steps = 0; steps < lines.length; steps += 1) {
     const base = lines.find((line) => line.log === at)?.base;
     if (base === undefined || base === null) return undefined;
-    const below = lines.find((line) => line.log === base.log)?.snapshots ?? [];
+    const below =
+      lines.find((line) => line.log === base.log) ??
+      lines.find((line) => line.log === base.writtenBy);
     const found =
-      below.find(({ id }) => id === base.snapshotId) ??
-      below.findLast(({ rootSegment }) => rootSegment <= base.cut);
-    if (found !== undefined) return found;
-    at = base.log;
+      below?.snapshots.find(({ id }) => id === base.snapshotId) ??
+      below?.snapshots.findLast(({ rootSegment }) => rootSegment <= base.cut);
+    if (below === undefined || found !== undefined) return found;
+    at = below.log;
   }
   return undefined;
 }
@@ -276,12 +289,18 @@ const replaceSnapshot = (
 const blocks = (pin: PinDocument, snapshot: SnapshotDocument): boolean =>
   pin.snapshot === snapshot.id && (pin.kind === 'reader' || pin.volume !== snapshot.volume);
 
-/** Delete a snapshot, wherever it is in the tree (G3). @throws PROTECTED, IN_USE naming the clones, NOT_FOUND */
+/**
+ * Delete a snapshot, wherever it is in the tree (G3).
+ * @param reapFirst runs the reaper when something holds the snapshot: a clone that was just deleted does so until it is reaped
+ * @throws PROTECTED, IN_USE naming the clones, NOT_FOUND
+ */
 export async function deleteSnapshot(
   context: HlfsContext,
   volume: VolumeId,
   name: string,
+  reapFirst?: () => Promise<void>,
 ): Promise<void> {
+  let reapOnce = reapFirst;
   for (let attempt = 0; attempt < limits.documentTries; attempt += 1) {
     const { version, value } = await findSnapshot(context, volume, name);
     if (value.protected) throw new DvceError('PROTECTED', { kind: 'snapshot', name });
@@ -289,7 +308,10 @@ export async function deleteSnapshot(
     if (!(await replaceSnapshot(context, value, version, deleting))) continue;
     const outcome = await finishDeletion(context, { version: version + 1, value: deleting });
     if (outcome === 'gone') return;
-    if (outcome !== 'changed') throw await inUse(context, name, outcome);
+    if (outcome === 'changed') continue;
+    if (reapOnce === undefined) throw await inUse(context, name, outcome);
+    await reapOnce();
+    reapOnce = undefined;
   }
   throw changedTooOften('snapshot', name);
 }

@@ -10,41 +10,28 @@
  *   5  with pending epochs: a barrier segment, then the head says active (T8, T10)
  *   6  the tail is published before anything new is journaled (J4); reads are served meanwhile (R6)
  */
-import {
-  DvceError,
-  limits,
-  type OpenFile,
-  type SnapshotName,
-  type VolumeId,
-} from '../base/index.ts';
+import { DvceError, limits, type SnapshotName, type VolumeId } from '../base/index.ts';
 import { headKey, readHead } from './catalog-documents.ts';
 import type { HlfsContext } from './context.ts';
 import type { Versioned } from './documents.ts';
 import { raiseEpoch, requireHead } from './heads.ts';
-import { type Appended, Journal, type Slot } from './journal.ts';
+import { Journal } from './journal.ts';
 import { recordBytes } from './journal-format.ts';
 import {
   type JournalState,
   makeJournalDirectory,
-  openSlots,
   readJournalState,
   refuseOlderStore,
   releaseSlots,
   writeJournalState,
 } from './journal-open.ts';
-import {
-  type JournalFile,
-  readFileHeader,
-  type TailRecord,
-  type Walk,
-  walkJournal,
-} from './journal-walk.ts';
+import { fileBytesFor, readTail, type Tail, tailRecords } from './journal-tail.ts';
 import { type RecoveredLog, recoverLog } from './log-recovery.ts';
 import { retainedPositions } from './reaper.ts';
 import type { HeadDocument } from './schema.ts';
 import { segmentFlags } from './segment-format.ts';
 import { checkSnapshotName, createSnapshotDocument } from './snapshots.ts';
-import { carriedBase, Volume } from './volume.ts';
+import { Volume } from './volume.ts';
 
 export interface OpenOptions {
   /** Take the volume over from another node: raises the epoch and fences what came before. */
@@ -75,40 +62,48 @@ export async function openVolumeWithReport(
   id: VolumeId,
   options: OpenOptions = {},
 ): Promise<Opened> {
-  refuseUnknownFeatures((await requireHead(context, id)).value);
+  const { value: found } = await requireHead(context, id);
+  refuseUnknownFeatures(found);
   await makeJournalDirectory(context, id);
   const before = await readJournalState(context, id);
   let incarnation = (before?.incarnation ?? 0) + 1;
   // R1: durable before anything else happens in its name.
-  await writeJournalState(context, id, { ...(before ?? emptyState), incarnation });
+  // A volume that nobody ever opened starts its journal here; of any other the log's name says that the journal is missing.
+  const start = before ?? { ...emptyState, log: found.scope === null ? found.log : '' };
+  await writeJournalState(context, id, { ...start, incarnation });
   const head = await holdScope(context, id, options);
   const { log, scope, epoch } = head.value;
   if (scope === null) throw new DvceError('INTERNAL', { reason: 'a held head names a scope' });
+  const { mapCacheBytes = limits.mapCacheBytes } = options;
   const writerOptions = {
     context,
     scope,
     epoch: Number(epoch),
     incarnation,
     recoveredSeq: 0,
-    ...(options.mapCacheBytes === undefined ? {} : { mapCacheBytes: options.mapCacheBytes }),
+    mapCacheBytes,
   };
   const recovered = await recoverLog(log, writerOptions);
   const { state } = recovered.writer;
   refuseOlderStore(before, id, log, state.next - 1);
-  const isNewDisk = before === undefined || before.log !== log;
-  if (state.coveredIncarnation >= incarnation && state.coveredEpoch === Number(epoch)) {
-    if (!isNewDisk && options.acceptLoss !== true) throw staleJournal(id);
-    incarnation = state.coveredIncarnation + 1;
-  }
-  refuseMissingJournal(id, recovered, before, isNewDisk, options);
-  await writeJournalState(context, id, {
-    incarnation,
-    log,
-    lastSegment: state.next - 1,
-    clean: false,
-  });
+  const known = state.coveredEpoch === Number(epoch) ? state.coveredIncarnation : 0;
+  if (known >= incarnation) refuseStaleJournal(id, before?.log === log, options);
+  incarnation = Math.max(incarnation, known + 1);
+  refuseMissingJournal(id, found.scope !== null, before, recovered, options);
+  const isClean = before?.clean === true && before.log === log;
+  const usual = fileBytesFor(Number(head.value.journal.quotaBytes));
+  const fileBytes = isClean ? usual : (before?.fileBytes ?? usual);
+  const lastSegment = state.next - 1;
+  await writeJournalState(context, id, { incarnation, log, lastSegment, clean: false, fileBytes });
   writerOptions.incarnation = incarnation;
-  const tail = await readTail(context, id, head.value, state.coveredSeq, before, options);
+  const tail = await readTail(context, {
+    head: head.value,
+    coveredSeq: state.coveredSeq,
+    flushedSeq: recovered.flushMark?.seq ?? 0,
+    isClean,
+    fileBytes,
+    acceptLoss: options.acceptLoss === true,
+  });
   writerOptions.recoveredSeq = tail.walk.lastSeq;
   await settlePending(context, head, recovered);
   const volume = buildVolume(context, head.value, recovered, tail, incarnation);
@@ -120,7 +115,7 @@ export async function openVolumeWithReport(
   };
 }
 
-const emptyState: JournalState = { incarnation: 0, log: '', lastSegment: 0, clean: false };
+const emptyState = { incarnation: 0, log: '', lastSegment: 0, clean: false };
 
 function refuseUnknownFeatures({ features, volume }: HeadDocument): void {
   const unknown = [...features.incompat, ...features.roCompat];
@@ -211,77 +206,33 @@ async function settlePending(
   throw new DvceError('FENCED', { name: head.volume, reason: 'the head names another writer' });
 }
 
-const staleJournal = (id: VolumeId): DvceError =>
-  new DvceError('JOURNAL_DAMAGED', {
-    name: id,
-    reason:
-      'it is older than what the store has of this node; an old copy of the directory was brought back',
-  });
-
-/** A journal that was never closed and is not there any more may have held flushed writes. */
-function refuseMissingJournal(
-  id: VolumeId,
-  { writer, wasClean }: RecoveredLog,
-  before: JournalState | undefined,
-  isNewDisk: boolean,
-  options: OpenOptions,
-): void {
-  const { state } = writer;
-  const everWritten = state.next > state.firstNumber;
-  if (!isNewDisk || !everWritten || wasClean || options.acceptLoss === true) return;
-  if (before !== undefined && before.log !== '') return; // another log's journal: this one was never opened here
+/** The store has segments of a later incarnation than this journal knows of. */
+function refuseStaleJournal(id: VolumeId, isOfThisLog: boolean, options: OpenOptions): void {
+  if (!isOfThisLog || options.acceptLoss === true) return;
   throw new DvceError('JOURNAL_DAMAGED', {
     name: id,
-    reason: 'its directory is missing although the volume was not closed cleanly',
+    reason: 'it is older than what the store has of this node; an old copy of it was brought back',
   });
 }
 
-interface Tail {
-  readonly walk: Walk;
-  readonly slots: Slot[];
-  readonly fileBytes: number;
-}
-
-/** Step 4. */
-async function readTail(
-  context: HlfsContext,
+/**
+ * A journal that was never closed and is not here may hold flushed writes: after a takeover it is the other node's, after a
+ * resume it was lost with its disk (T5).
+ */
+function refuseMissingJournal(
   id: VolumeId,
-  head: HeadDocument,
-  coveredSeq: number,
+  wasHeld: boolean,
   before: JournalState | undefined,
+  { wasClean }: RecoveredLog,
   options: OpenOptions,
-): Promise<Tail> {
-  const quotaBytes = Number(head.journal.quotaBytes);
-  const { slots, fileBytes } = await openSlots(context, id, quotaBytes, fileBytesFor(quotaBytes));
-  const files: JournalFile[] = [];
-  for (const slot of slots) {
-    const header = readFileHeader(slot.file);
-    const fits =
-      header?.volume === id && header.log === head.log && header.epoch === Number(head.epoch);
-    if (header !== undefined && fits) files.push({ slot: slot.index, file: slot.file, header });
-  }
-  const isClean = before?.clean === true && before.log === head.log;
-  const walk = walkJournal(isClean ? [] : files, coveredSeq);
-  if (walk.damage !== null && options.acceptLoss !== true) {
-    for (const slot of slots) slot.file.closeSync();
-    throw new DvceError('JOURNAL_DAMAGED', { name: id, reason: walk.damage });
-  }
-  for (const { slot, header } of walk.tail) {
-    const home = slots[slot];
-    if (home === undefined) continue;
-    home.state = 'full';
-    home.lastSeq = Math.max(home.lastSeq, header.seq);
-    home.syncedSeq = home.lastSeq;
-  }
-  return { walk, slots, fileBytes };
+): void {
+  const isHere = before !== undefined && before.log !== '';
+  if (!wasHeld || isHere || wasClean || options.acceptLoss === true) return;
+  throw new DvceError('JOURNAL_DAMAGED', {
+    name: id,
+    reason: 'it is not on this node although the volume was not closed cleanly',
+  });
 }
-
-/** Eight files to the quota, of at least two of the largest records. */
-export const fileBytesFor = (quotaBytes: number): number => {
-  const eighth =
-    Math.floor(quotaBytes / 8 / limits.journalFileStepBytes) * limits.journalFileStepBytes;
-  return Math.max(limits.journalFileBytesMin, Math.min(limits.journalFileBytes, eighth));
-};
 
 function buildVolume(
   context: HlfsContext,
@@ -348,36 +299,12 @@ function buildVolume(
         log: head.log,
         lastSegment: writer.state.next - 1,
         clean: true,
+        fileBytes,
       };
       await writeJournalState(context, id, closed);
       await releaseSlots(context, slots, fileBytes);
     },
   });
-}
-
-/** The tail's records one by one, each with its payload in memory only while it is looked at. */
-function* tailRecords(
-  tail: readonly TailRecord[],
-  slots: readonly Slot[],
-  fileBytes: number,
-): Generator<Appended> {
-  for (const { header, slot, payloadAt } of tail) {
-    const file: OpenFile | undefined = slots[slot]?.file;
-    const payload = header.kind === 'write' ? Buffer.alloc(header.payloadBytes) : null;
-    if (payload !== null) file?.readSync(payload, payloadAt);
-    yield {
-      entry: {
-        kind: header.kind,
-        offset: header.offset,
-        length: header.length,
-        payload,
-        wallMs: header.wallMs,
-      },
-      seq: header.seq,
-      address: carriedBase + slot * fileBytes + payloadAt,
-      checksums: header.checksums,
-    };
-  }
 }
 
 /** G6: a shrink leaves no old data behind. The cut-off range is cleared and rooted before the volume serves. */

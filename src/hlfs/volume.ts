@@ -96,6 +96,8 @@ interface Admission {
   readonly held: Request[];
   room: number;
   writeRoom: number;
+  /** A request did not fit: those behind it wait too. */
+  isFull: boolean;
   readonly wallMs: number;
 }
 
@@ -122,6 +124,8 @@ export class Volume implements OpenVolume {
   #flushMark: { seq: number; wallMs: number } | null;
   #failure: DvceError | null = null;
   #closing = false;
+  /** Roots of snapshots whose document is not written yet. */
+  readonly #unnamed = new Set<number>();
   #flushedUnpublishedMs = 0;
   readonly #counts = { reads: 0, writes: 0, flushes: 0, readBytes: 0, writtenBytes: 0 };
 
@@ -161,8 +165,9 @@ export class Volume implements OpenVolume {
       journal: this.#journal,
       replicasMin: 1,
       rootFacts: () => ({ sizeBytes: this.sizeBytes, flushMark: this.#flushMark }),
-      positions: parts.positions,
+      positions: () => this.#positions(),
       readBlock: (block, target) => this.#readMapped(block, target),
+      onLeft: () => this.#refreshLayers(),
       onSpace: () => this.#afterBatch(),
       onFailed: (error) => this.#fail(error),
     });
@@ -348,6 +353,7 @@ export class Volume implements OpenVolume {
       ended: [],
       syncs: [],
       held: [],
+      isFull: false,
       room: this.#carriedUntil > 0 ? 0 : this.#journal.roomBytes,
       writeRoom: this.#carriedUntil > 0 ? 0 : this.#writeRoom(),
       wallMs: this.#context.clock.wallMs(),
@@ -368,12 +374,11 @@ export class Volume implements OpenVolume {
     const room =
       request.kind === 'write' ? Math.min(admission.room, admission.writeRoom) : admission.room;
     // Nothing overtakes what waits already.
-    const taken = held.some(({ kind }) => kind !== 'flush')
-      ? 0
-      : this.#take(request, entries, room, wallMs);
+    const taken = admission.isFull ? 0 : this.#take(request, entries, room, wallMs);
     admission.room -= taken;
     admission.writeRoom -= taken;
-    if (request.journaled < Math.max(1, request.length)) held.push(request);
+    admission.isFull = request.journaled < Math.max(1, request.length);
+    if (admission.isFull) held.push(request);
     else if (request.fua) syncs.push(request);
     else ended.push(request);
   }
@@ -435,7 +440,8 @@ export class Volume implements OpenVolume {
       else kept.push(request);
     }
     this.#queue = kept;
-    if (!this.#active.isEmpty) this.#freeze();
+    // When nothing is on its way to the store, what was just journaled has to go.
+    if (this.#publisher.frozen.length === 0) this.#freeze();
     if (kept.length === 0 || this.#scheduled) return;
     // Freed space schedules a turn at once; this one only looks after the time limit and dead connections.
     this.#context.timers.after(limits.heldCheckMs, () => {
@@ -501,7 +507,6 @@ export class Volume implements OpenVolume {
   }
 
   #afterBatch(): void {
-    this.#refreshLayers();
     const { coveredSeq } = this.#writer.state;
     if (this.#carriedUntil > 0 && coveredSeq >= this.#carriedUntil) this.#carriedUntil = 0;
     if ((this.#flushMark?.seq ?? 0) <= coveredSeq) this.#flushedUnpublishedMs = 0;
@@ -551,16 +556,32 @@ export class Volume implements OpenVolume {
     options: { labels: Readonly<Record<string, string>>; protected: boolean },
   ): Promise<SnapshotDocument> {
     await this.#parts.checkSnapshotName(name);
-    const root = await this.#cut();
-    return await this.#parts.makeSnapshot(name, root, { sizeBytes: this.sizeBytes, ...options });
+    const { sizeBytes } = this;
+    const root = await this.#cut((number) => this.#unnamed.add(number));
+    try {
+      return await this.#parts.makeSnapshot(name, root, { sizeBytes, ...options });
+    } finally {
+      this.#unnamed.delete(root.number);
+    }
+  }
+
+  /** Positions whose segments must stay (G2): of documents, and of snapshots whose document is being written. */
+  async #positions(): Promise<readonly number[]> {
+    const unnamed = [...this.#unnamed];
+    return [...(await this.#parts.positions()), ...unnamed];
   }
 
   /** Cut the batch here and wait for the root of exactly this position. */
-  #cut(): Promise<{ number: number; checksum: number }> {
+  #cut(
+    onNumber: (number: number) => void = () => {},
+  ): Promise<{ number: number; checksum: number }> {
     return new Promise((resolve, reject) => {
       const onRoot = (root: { number: number; checksum: number } | DvceError): void => {
         if (root instanceof DvceError) reject(root);
-        else resolve(root);
+        else {
+          onNumber(root.number);
+          resolve(root);
+        }
       };
       this.#marks.push(onRoot);
       this.#enqueue('mark', 0, 0, null, { fua: false, origin: always }, (error) => {

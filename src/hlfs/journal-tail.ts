@@ -1,0 +1,104 @@
+/**
+ * The journal's files at open: which of them hold records of this volume's writer, and the tail behind the log (J2, J7).
+ *
+ * A journal that cannot be trusted to hold every flushed write is refused: a record or file that is damaged, a file that is
+ * shorter than it was, a journal that ends before a flush which the newest root remembers. Only the operator's word
+ * (`acceptLoss`) goes past that.
+ */
+import { DvceError, limits, type OpenFile } from '../base/index.ts';
+import type { HlfsContext } from './context.ts';
+import type { Appended, Slot } from './journal.ts';
+import { openSlots } from './journal-open.ts';
+import {
+  type JournalFile,
+  readFileHeader,
+  type TailRecord,
+  type Walk,
+  walkJournal,
+} from './journal-walk.ts';
+import type { HeadDocument } from './schema.ts';
+import { carriedBase } from './volume.ts';
+
+export interface Tail {
+  readonly walk: Walk;
+  readonly slots: Slot[];
+  readonly fileBytes: number;
+}
+
+export interface TailOptions {
+  readonly head: HeadDocument;
+  /** Records up to here are in the log. */
+  readonly coveredSeq: number;
+  /** Newest flush that the newest root remembers. */
+  readonly flushedSeq: number;
+  /** The journal was closed cleanly and holds nothing. */
+  readonly isClean: boolean;
+  readonly fileBytes: number;
+  readonly acceptLoss: boolean;
+}
+
+export async function readTail(context: HlfsContext, options: TailOptions): Promise<Tail> {
+  const { head, fileBytes, isClean, acceptLoss } = options;
+  const slots = await openSlots(context, head.volume, {
+    quotaBytes: Number(head.journal.quotaBytes),
+    fileBytes,
+    mayReplace: isClean || acceptLoss,
+  });
+  const walk = walkJournal(isClean ? [] : filesOf(head, slots), options.coveredSeq);
+  const damage = walk.damage ?? (isClean ? null : staleness(walk, options.flushedSeq));
+  if (damage !== null && !acceptLoss) {
+    for (const slot of slots) slot.file.closeSync();
+    throw new DvceError('JOURNAL_DAMAGED', { name: head.volume, reason: damage });
+  }
+  for (const { slot, header } of walk.tail) {
+    const home = slots[slot];
+    if (home === undefined) continue;
+    home.state = 'full';
+    home.lastSeq = Math.max(home.lastSeq, header.seq);
+    home.syncedSeq = home.lastSeq;
+  }
+  return { walk, slots, fileBytes };
+}
+
+/** J7: the newest root remembers the last flush; a journal that ends before it is an old copy. */
+const staleness = (walk: Walk, flushedSeq: number): string | null =>
+  flushedSeq > walk.lastSeq
+    ? `it ends at record ${walk.lastSeq}; record ${flushedSeq} was flushed`
+    : null;
+
+function filesOf(head: HeadDocument, slots: readonly Slot[]): JournalFile[] {
+  const files: JournalFile[] = [];
+  // A shrink raises the epoch of a volume that may have been killed before: its tail is still this node's own.
+  const oldestEpoch = Number(head.epoch) - (head.trimFrom === null ? 0 : 1);
+  for (const slot of slots) {
+    const header = readFileHeader(slot.file);
+    const fits =
+      header?.volume === head.volume && header.log === head.log && header.epoch >= oldestEpoch;
+    if (header !== undefined && fits)
+      files.push({ slot: slot.index, file: slot.file, header, isRepaired: header.isRepaired });
+  }
+  return files;
+}
+
+/** Eight files to the quota, of at least two of the largest records. */
+export const fileBytesFor = (quotaBytes: number): number => {
+  const eighth =
+    Math.floor(quotaBytes / 8 / limits.journalFileStepBytes) * limits.journalFileStepBytes;
+  return Math.max(limits.journalFileBytesMin, Math.min(limits.journalFileBytes, eighth));
+};
+
+/** The tail's records one by one, each with its payload in memory only while it is looked at. */
+export function* tailRecords(
+  tail: readonly TailRecord[],
+  slots: readonly Slot[],
+  fileBytes: number,
+): Generator<Appended> {
+  for (const { header, slot, payloadAt } of tail) {
+    const file: OpenFile | undefined = slots[slot]?.file;
+    const payload = header.kind === 'write' ? Buffer.alloc(header.payloadBytes) : null;
+    if (payload !== null) file?.readSync(payload, payloadAt);
+    const { kind, offset, length, wallMs, seq, checksums } = header;
+    const address = carriedBase + slot * fileBytes + payloadAt;
+    yield { entry: { kind, offset, length, payload, wallMs }, seq, address, checksums };
+  }
+}
