@@ -38,6 +38,7 @@ import {
   serverReply,
   writeSize,
 } from './option-data.ts';
+import { optionErrorFor, tlsNeeded } from './option-errors.ts';
 import { errorText } from './replies.ts';
 
 export type TlsMode = 'none' | 'optional' | 'required';
@@ -385,11 +386,7 @@ export class Handshake {
     const opened = await this.#exports.open(name, peer);
     if (opened instanceof DvceError || opened.tlsRequired !== true || peer.tls) return opened;
     this.#exports.forget();
-    return new DvceError('NOT_ALLOWED', {
-      what: tlsNeeded,
-      reason: 'this export is served over TLS only',
-      advice: 'Connect with TLS.',
-    });
+    return tlsNeeded();
   }
 
   #contextSelected(name: string): boolean {
@@ -434,15 +431,4 @@ export class Handshake {
     this.close();
     this.#io.destroy(reason);
   }
-}
-
-const tlsNeeded = 'opening this export without TLS';
-
-/** Which option error tells the client what the error table means. */
-function optionErrorFor(error: DvceError): number {
-  if (error.context['what'] === tlsNeeded) return optionErrors.tlsRequired;
-  if (error.code === 'NOT_FOUND') return optionErrors.unknown;
-  if (error.nbdErrno === 108 || error.code === 'BLOCKD_UNAVAILABLE') return optionErrors.shutdown;
-  if (error.httpStatus === 400) return optionErrors.invalid;
-  return error.httpStatus < 500 ? optionErrors.policy : optionErrors.platform;
 }

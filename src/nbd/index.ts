@@ -10,7 +10,8 @@
  *                                        <- ReplyEncoder, ReplyWriter <-   replies, one write per turn
  */
 export * from './backend.ts';
-export { connectNbd, NbdClient, type NbdClientOptions } from './client.ts';
+export { NbdClient } from './client.ts';
+export { connectNbd, type NbdClientOptions } from './client-connect.ts';
 export type { Connection } from './connection.ts';
 export * from './exports.ts';
 export { activatedSocket, checkUnixPath, type UnixSocketOptions } from './listen.ts';

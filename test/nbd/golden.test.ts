@@ -200,6 +200,18 @@ for (const mode of ['compact', 'structured', 'extended'] as const)
     client.send(commandHead(mode, '0010', '0006', at, '00000004'));
     await expectBytes(t, client, success[mode](at), 'WRITE_ZEROES FAST_ZERO');
 
+    client.send(commandHead(mode, '0000', '0002', '0000000000000000', '00000000'));
+    t.equal((await client.end()).length, 0, 'DISC');
+  });
+
+for (const mode of ['compact', 'structured', 'extended'] as const)
+  t.test(`BLOCK_STATUS, ${mode}`, async (t) => {
+    const backend = new MemoryBackend({ sizeBytes });
+    backend.put(0x0123_4567_0000, Buffer.alloc(4096));
+    const { connect, stop } = await startServer(backend);
+    t.teardown(stop);
+    const client = await connect();
+    await enter(client, mode);
     client.send(commandHead(mode, '0000', '0007', '0000012345670000', '00002000'));
     if (mode === 'structured')
       await expectBytes(
@@ -252,8 +264,6 @@ for (const mode of ['compact', 'structured', 'extended'] as const)
         'BLOCK_STATUS with REQ_ONE ends with the request',
       );
     }
-    client.send(commandHead(mode, '0000', '0002', '0000000000000000', '00000000'));
-    t.equal((await client.end()).length, 0, 'DISC');
   });
 
 t.test('all options of a client in one packet, and byte by byte', async (t) => {
