@@ -101,6 +101,6 @@ export function checkParams<M extends ControlMethod>(method: M, params: unknown)
   throw new DvceError('INVALID_ARGUMENT', {
     what: member === '' ? `a request ${method}` : `"${member}" of a request ${method}`,
     reason: `it ${first?.message ?? 'does not fit'}${typeof extra === 'string' ? `: ${extra}` : ''}`,
-    advice: 'See the control protocol in docs/operations.md.',
+    advice: 'See docs/operations/blockd.md.',
   });
 }

@@ -136,6 +136,12 @@ export class TestNode {
     }
   }
 
+  /** When the test process ends in the middle. The launcher first, or it would start another one. */
+  killNow(): void {
+    for (const pid of [this.launcherPid, this.pid])
+      if (pid !== undefined && isAlive(pid) && this.#isOurs(pid)) process.kill(pid, 'SIGKILL');
+  }
+
   /** Whatever is left. */
   async destroy(): Promise<void> {
     this.client.close();
@@ -155,12 +161,19 @@ export class TestNode {
   }
 }
 
+const running = new Set<TestNode>();
+process.on('exit', () => {
+  for (const node of running) node.killNow();
+});
+
 /** A fresh data directory; its processes are gone and it is removed when the test ends. */
 export function testNode(t: Test, argv: readonly string[] = []): TestNode {
   const root = mkdtempSync('/tmp/dvce-node-');
   const node = new TestNode(join(root, 'd'), argv);
+  running.add(node);
   t.teardown(async () => {
     await node.destroy();
+    running.delete(node);
     rmSync(root, { recursive: true, force: true });
   });
   return node;

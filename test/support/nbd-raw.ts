@@ -19,6 +19,7 @@ export const fua = 1;
 
 /** The server refused the export; `type` is the NBD option reply. */
 export class Refused extends Error {
+  override readonly name = 'Refused';
   readonly type: number;
   constructor(type: number, text: string) {
     super(text);
@@ -27,10 +28,13 @@ export class Refused extends Error {
 }
 
 /** The connection ended before the answer came. */
-export class Lost extends Error {}
+export class Lost extends Error {
+  override readonly name = 'Lost';
+}
 
 /** The server answered a request with this errno. */
 export class Failed extends Error {
+  override readonly name = 'Failed';
   readonly errno: number;
   constructor(errno: number) {
     super(`NBD error ${errno}`);

@@ -194,10 +194,13 @@ t.test('B-44 every control method has an effect', async (t) => {
   await t.rejects(call('volume.recover', { path: '/renamed', acceptLoss: false }), {
     code: 'IN_USE',
   });
-  await t.rejects(call('volume.detach', { ...attach, attachId: 'run-2' }), { code: 'IN_USE' });
-  await call('volume.detach', attach);
+  await t.rejects(call('volume.detach', { path: '/a', attachId: 'run-2' }), { code: 'NOT_FOUND' });
+  await t.rejects(call('volume.detach', { path: '/renamed', attachId: 'run-2' }), {
+    code: 'IN_USE',
+  });
+  await call('volume.detach', { path: '/a', attachId: 'run-1' });
   await until('the guest to be cut off', () => guest.ended);
-  await call('volume.detach', { ...attach, path: '/renamed' });
+  await call('volume.detach', { path: '/renamed', attachId: 'run-1' });
   t.equal((await call('volume.get', { path: '/renamed' })).open, null);
   t.equal(existsSync(socketPath), false);
   await call('volume.rename', { path: '/renamed', to: '/a' });
