@@ -12,11 +12,13 @@ import {
   listSnapshots,
   pinSnapshot,
   reap,
+  reapVolume,
   rollbackVolume,
   shrinkHead,
 } from '../../src/hlfs/index.ts';
 import { audit } from '../support/catalog-audit.ts';
 import {
+  crashingAt,
   readRanges,
   reclaimLog,
   segmentsOf,
@@ -247,4 +249,68 @@ t.test('G3 a reader holds its snapshot; its process gone, it holds nothing', asy
   await deleteSnapshot(context, id, 's');
   t.same(await context.documents.names(`logs/${head.log}/pins`), []);
   await audit(context, { reaped: true });
+});
+
+t.test(
+  'B-09 snapshots at one position, and right after a rollback, keep their order',
+  async (t) => {
+    const context = await new World().start();
+    const { id, path } = await createVolume(context, '/v', size);
+    const parents = async (): Promise<Record<string, string | undefined>> => {
+      const records = await listSnapshots(context, id);
+      const byId = new Map<string | null, string>(
+        records.map(({ document }) => [document.id, document.name]),
+      );
+      return Object.fromEntries(records.map((one) => [one.document.name, byId.get(one.parent)]));
+    };
+    const { rootSegment: at } = await takeSnapshot(context, id, 'z');
+    await takeSnapshot(context, id, 'y', { at });
+    await takeSnapshot(context, id, 'x', { at });
+    t.same(await parents(), { z: undefined, y: 'z', x: 'y' });
+    await rollbackVolume(context, { id, path }, 'y', readRanges, free);
+    await takeSnapshot(context, id, 'w', { at });
+    t.same(await parents(), { z: undefined, y: 'z', x: 'y', w: 'y' });
+    // The log of w never wrote a segment; it stays for its snapshot, and goes with it.
+    await rollbackVolume(context, { id, path }, 'w', readRanges, free);
+    await reap(context, reclaimLog);
+    t.match(await findSnapshot(context, id, 'w'), { value: { state: 'live' } });
+    await takeSnapshot(context, id, 'after');
+    await deleteSnapshot(context, id, 'w');
+    await reap(context, reclaimLog);
+    t.equal((await getVolume(context, '/v')).head.logs.length, 2);
+    t.match(await parents(), { after: 'x' }, 'nothing tells z, y and x apart once w is gone');
+    await audit(context, { reaped: true });
+  },
+);
+
+t.test(
+  'G3 a clone that was just deleted does not hold its snapshot when the reaper may run',
+  async (t) => {
+    const context = await new World().start();
+    const { id } = await createVolume(context, '/v', size);
+    await takeSnapshot(context, id, 's');
+    await clone(context, '/v', 's', '/c');
+    const reapNow = (): Promise<void> => reap(context, reclaimLog);
+    await t.rejects(deleteSnapshot(context, id, 's', reapNow), { message: /its clone \/c/ });
+    await deleteVolume(context, '/c', free);
+    await t.rejects(deleteSnapshot(context, id, 's'), { message: /the deleted volume/ });
+    await deleteSnapshot(context, id, 's', reapNow);
+    await audit(context, { reaped: true });
+  },
+);
+
+t.test('N2 one deleted volume is reaped alone, its name included', async (t) => {
+  for (let at = 1; ; at += 1) {
+    const world = new World(at);
+    const first = await world.start();
+    const { id } = await createVolume(first, '/v', size);
+    const store = crashingAt(world.store, at);
+    const died = deleteVolume(world.through(first, store), '/v', free);
+    await died.catch(() => undefined);
+    const context = await world.start();
+    await reapVolume(context, id, reclaimLog);
+    await audit(context, { reaped: true });
+    if (!store.hasCrashed()) break;
+  }
+  t.pass();
 });

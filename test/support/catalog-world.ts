@@ -159,6 +159,9 @@ export async function readLogDocument(context: HlfsContext, log: LogId): Promise
 }
 
 export const readRanges: ReadRanges = async (context, log, rootSegment) => {
+  const start = (await readLogDocument(context, log)).base;
+  if (start?.rootSegment === rootSegment)
+    return { ranges: start.ranges, checksum: checksumOf(log, rootSegment), sizeBytes: 0 };
   if ((await context.store.stat(segmentKey(log, rootSegment))) === undefined)
     throw new DvceError('SEGMENT_MISSING', { name: segmentKey(log, rootSegment) });
   const { base } = await readLogDocument(context, log);
@@ -200,10 +203,10 @@ export async function takeSnapshot(
   context: HlfsContext,
   volume: SnapshotDocument['volume'],
   name: string,
-  options: { protected?: boolean } = {},
+  options: { protected?: boolean; at?: number } = {},
 ): Promise<SnapshotDocument> {
   const { value: head } = await requireHead(context, volume);
-  const rootSegment = await writeSegment(context, volume);
+  const rootSegment = options.at ?? (await writeSegment(context, volume));
   return createSnapshotDocument(context, context.scope, volume, {
     name,
     log: head.log,
