@@ -7,6 +7,7 @@ import { join } from 'node:path';
 import type { Test } from 'tap';
 import {
   asNodeId,
+  type DvceError,
   nodeFileSystem,
   type Random,
   seededRandom,
@@ -39,10 +40,17 @@ export class ReviewHost {
   readonly random: Random = seededRandom(7);
   /** Awaited before each call to the store of the living process. */
   gate: Gate = () => undefined;
+  /** Error of a read of the store, if it is to have one. */
+  failRead: (key: string, offset: number) => DvceError | undefined = () => undefined;
+  /** Damages what a read of the store brought. */
+  alterRead: (key: string, offset: number, target: Buffer) => void = () => {};
   #generation = 0;
 
   constructor(t: Test) {
+    // The engine's timers do not keep a process alive.
+    const alive = setInterval(() => {}, 1000);
     t.teardown(() => {
+      clearInterval(alive);
       this.kill();
       rmSync(this.directory, { recursive: true, force: true });
     });
@@ -89,7 +97,13 @@ export class ReviewHost {
       putIfAbsent: (scope, key, body) =>
         asked(`put ${key}`, () => store.putIfAbsent(scope, key, body)),
       read: (key, offset, target, done) => {
-        if (generation === this.#generation) store.read(key, offset, target, done);
+        if (generation !== this.#generation) return;
+        const failure = this.failRead(key, offset);
+        if (failure !== undefined) return done(failure);
+        store.read(key, offset, target, (error) => {
+          this.alterRead(key, offset, target);
+          done(error);
+        });
       },
       stat: (key) => asked(`stat ${key}`, () => store.stat(key)),
       list: (prefix, after, limit) =>
@@ -102,9 +116,13 @@ export class ReviewHost {
     };
   }
 
-  async create(context: HlfsContext, path = '/v'): Promise<VolumeId> {
+  async create(
+    context: HlfsContext,
+    path = '/v',
+    sizeBytes: number = 64 * 2 ** 20,
+  ): Promise<VolumeId> {
     const made = await createVolume(context, path, {
-      sizeBytes: 64 * 2 ** 20,
+      sizeBytes,
       blockBytes: 512,
       journalBytes: 16 * 2 ** 20,
     });
@@ -174,8 +192,12 @@ export async function within<T>(ms: number, promise: Promise<T>, what: string): 
 }
 
 /** Wait for a condition, looking every few milliseconds. */
-export async function until(condition: () => Promise<boolean>, what: string): Promise<void> {
-  const deadline = performance.now() + 5000;
+export async function until(
+  condition: () => Promise<boolean>,
+  what: string,
+  limitMs = 5000,
+): Promise<void> {
+  const deadline = performance.now() + limitMs;
   while (!(await condition())) {
     if (performance.now() > deadline) throw new Error(`${what} did not come`);
     await new Promise((resolve) => setTimeout(resolve, 5));
