@@ -35,6 +35,7 @@ const ranges: readonly Range[] = [
   { name: 'at the end', offset: BigInt(sizeBytes - 512), length: 512n },
   { name: 'length 0', offset: 512n, length: 0n },
   { name: 'length 0 at the end', offset: BigInt(sizeBytes), length: 0n },
+  { name: 'length 0 beyond the end', offset: BigInt(sizeBytes + 1), length: 0n, beyond: true },
   { name: 'one beyond', offset: BigInt(sizeBytes - 511), length: 512n, beyond: true },
   { name: 'far beyond', offset: BigInt(sizeBytes) * 4n, length: 512n, beyond: true },
   { name: 'wrap-around', offset: 0xffff_ffff_ffff_fe00n, length: 1024n, beyond: true },
