@@ -41,12 +41,14 @@ function runBlock(example: Example, assignments: string, directory: string): Pro
 const pages = ['README.md', ...globSync('docs/{guide,operations}/*.md', { cwd: root }).sort()];
 const examples = pages.flatMap((page) => examplesIn(page, readFileSync(join(root, page), 'utf8')));
 
+t.setTimeout(420_000);
+
 t.test('there are examples to run', async (t) => {
   t.ok(examples.length > 5);
 });
 
 for (const page of new Set(examples.map((example) => example.page)))
-  t.test(`the examples of ${page} work`, async (t) => {
+  t.test(`the examples of ${page} work`, { timeout: 400_000 }, async (t) => {
     const directory = mkdtempSync('/tmp/dvce-docs-');
     symlinkSync(root, join(directory, 'checkout'));
     const environment = { ...process.env, DVCE_DATA_DIR: join(directory, 'data') };
