@@ -7,7 +7,7 @@
  *
  * The threshold is one number: a segment is a candidate when its live share is below `cleanLivePercent`, the emptiest first.
  */
-import { limits } from '../base/index.ts';
+import { DvceError, limits } from '../base/index.ts';
 import type { HlfsContext } from './context.ts';
 import type { LogWriter } from './log-writer.ts';
 import { blockBytes } from './pointer.ts';
@@ -46,21 +46,31 @@ export async function cleanOnce(
   context: HlfsContext,
   writer: LogWriter,
   positions: readonly number[],
+  damaged: Set<number>,
 ): Promise<boolean> {
-  const moved: Moved[] = [];
-  const candidates = cleaningCandidates(writer, positions);
+  const moved: (Moved & { readonly bytes: Buffer })[] = [];
   let pages = 0;
-  for (const number of candidates) {
+  for (const number of cleaningCandidates(writer, positions)) {
+    if (damaged.has(number)) continue;
     const row = writer.table.rows.get(number);
     if (row === undefined || moved.length + row.live > limits.cleanBlocksPerPass) break;
-    const found = await liveBlocks(context, writer, number);
-    moved.push(...found.blocks);
-    await writer.map.rewritePagesOf(number, found.pages);
-    pages += found.pages.length;
+    try {
+      const found = await liveBlocks(context, writer, number);
+      moved.push(...(await readMoved(writer, found.blocks)));
+      await writer.map.rewritePagesOf(number, found.pages);
+      pages += found.pages.length;
+    } catch (error) {
+      if (!isDamage(error)) throw error;
+      context.logger.error(
+        { segment: number, reason: error.message },
+        'cleaning leaves a damaged segment',
+      );
+      damaged.add(number);
+    }
   }
   if (moved.length === 0) return pages > 0;
   moved.sort((a, b) => a.block - b.block);
-  const data = await readMoved(writer, moved);
+  const data = moved.map(({ bytes }) => bytes);
   const covered = writer.state.coveredSeq;
   await writer.publishBatch({ data, runs: relocationRuns(moved) }, covered + 1, covered);
   return true;
@@ -100,16 +110,24 @@ async function liveBlock(
   return isThere ? { block, ...place, checksum: now.checksum } : undefined;
 }
 
-async function readMoved(writer: LogWriter, moved: readonly Moved[]): Promise<Buffer[]> {
-  const data: Buffer[] = [];
-  for (const { segment, offset, checksum } of moved) {
+const isDamage = (error: unknown): error is DvceError =>
+  error instanceof DvceError &&
+  (error.code === 'SEGMENT_DAMAGED' || error.code === 'SEGMENT_MISSING');
+
+async function readMoved(
+  writer: LogWriter,
+  moved: readonly Moved[],
+): Promise<(Moved & { readonly bytes: Buffer })[]> {
+  const data: (Moved & { readonly bytes: Buffer })[] = [];
+  for (const each of moved) {
+    const { segment, offset, checksum } = each;
     const target = Buffer.allocUnsafe(blockBytes);
     await new Promise<void>((resolve, reject) => {
       writer.reader.readBlocks(segment, offset, [checksum], target, (error) =>
         error ? reject(error) : resolve(),
       );
     });
-    data.push(target);
+    data.push({ ...each, bytes: target });
   }
   return data;
 }

@@ -77,6 +77,7 @@ export class LogWriter {
   readonly reader: SegmentReader;
   readonly map: BlockMap;
   readonly #options: WriterOptions;
+  #unapplied: { readonly header: SegmentHeader; readonly runs: readonly IndexRun[] } | null = null;
 
   constructor(state: LogState, options: WriterOptions) {
     this.state = state;
@@ -113,12 +114,21 @@ export class LogWriter {
     for (let attempt = 0; attempt < limits.adoptionsMax; attempt += 1)
       try {
         const { header, replicas } = await this.#publish(content);
-        await this.apply(header, batch.runs);
+        this.#unapplied = { header, runs: batch.runs };
+        await this.finish();
         return replicas;
       } catch (error) {
         if (!(error instanceof NumberTaken)) throw error;
       }
     throw this.#taken('too many segments of earlier incarnations');
+  }
+
+  /** Apply what was published and could not be applied, because map pages could not be read. Idempotent (L4). */
+  async finish(): Promise<void> {
+    if (this.#unapplied === null) return;
+    const { header, runs } = this.#unapplied;
+    await this.apply(header, runs);
+    this.#unapplied = null;
   }
 
   /** Write a root of the current map; dirty pages go with it. @returns its segment number and checksum */

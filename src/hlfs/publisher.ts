@@ -60,6 +60,8 @@ export class Publisher {
   #failed: DvceError | null = null;
   #idleWaiters: (() => void)[] = [];
   #unconfirmed = false;
+  /** Segments in which cleaning met damage: they stay as they are, for `volume check` to name. */
+  readonly #damaged = new Set<number>();
   #isLast = false;
 
   constructor(options: PublisherOptions) {
@@ -149,6 +151,7 @@ export class Publisher {
   async #publish(batch: FrozenBatch): Promise<void> {
     const { writer } = this.#options;
     const { overlay } = batch;
+    await writer.finish();
     if (!overlay.isEmpty && overlay.lastSeq > writer.state.coveredSeq) {
       const built = await buildBatch(
         overlay,
@@ -227,7 +230,8 @@ export class Publisher {
   async #reclaim(): Promise<void> {
     const { writer, rootFacts, positions, context } = this.#options;
     const held = await positions();
-    const cleaned = await cleanOnce(context, writer, held);
+    await writer.finish();
+    const cleaned = await cleanOnce(context, writer, held, this.#damaged);
     for (let round = 0; round < 3; round += 1) {
       if (this.frozen.length > 0) return this.reclaim();
       if (!cleaned && writer.table.reclaimableBytes(held) < limits.reclaimBytesMin) return;

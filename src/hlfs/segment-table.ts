@@ -19,7 +19,9 @@ export class SegmentTable {
     for (const row of rows.values()) this.storedBytes += row.bytes;
   }
 
+  /** Adding one that is there changes nothing: a segment may be applied again after a failure. */
   add(number: number, bytes: number): void {
+    if (this.rows.has(number)) return;
     this.rows.set(number, { bytes, live: 0, death: 0 });
     this.storedBytes += bytes;
   }
