@@ -1,10 +1,13 @@
 /**
  * The simulation of a volume on a host that crashes.
  *
- *   npm run sim -- [--seeds N] [--start S] [--operations N] [--seed X]
+ *   npm run sim -- [--seeds N] [--start S] [--operations N] [--seed X] [--seconds N] [--report FILE]
  *
+ * With --seconds it begins new seeds until that time is over. The report has the counts as JSON, and for each scenario of
+ * docs/internals/protocol.md how often it fired; scripts/check-protocol.ts reads it.
  * Prints how often everything happened, and for the first failing seed the shortest list of operations that still fails.
  */
+import { writeFileSync } from 'node:fs';
 import { parseArgs } from 'node:util';
 import { engine } from '../test/sim/engine-target.ts';
 import { explain, operationsOf, simulate } from '../test/sim/harness.ts';
@@ -16,6 +19,8 @@ const { values } = parseArgs({
     seed: { type: 'string' },
     operations: { type: 'string', default: '80' },
     'no-shrink': { type: 'boolean', default: false },
+    seconds: { type: 'string' },
+    report: { type: 'string' },
   },
 });
 
@@ -24,11 +29,16 @@ const say = (text: string): void => {
 };
 
 const first = Number(values.seed ?? values.start);
-const count = values.seed === undefined ? Number(values.seeds) : 1;
+const wanted = values.seconds === undefined ? Number(values.seeds) : Number.MAX_SAFE_INTEGER;
+const count = values.seed === undefined ? wanted : 1;
+const endsMs = performance.now() + Number(values.seconds ?? Number.MAX_SAFE_INTEGER) * 1000;
+let run = 0;
 const totals = new Map<string, number>();
 const maker = engine();
 let failures = 0;
 for (let seed = first; seed < first + count && failures < 5; seed += 1) {
+  if (performance.now() > endsMs) break;
+  run += 1;
   const operations = operationsOf(maker, seed, Number(values.operations));
   const started = performance.now();
   const result = await simulate(maker, seed, operations);
@@ -40,5 +50,14 @@ for (let seed = first; seed < first + count && failures < 5; seed += 1) {
 }
 for (const [what, times] of [...totals].sort(([a], [b]) => (a < b ? -1 : 1)))
   say(`${String(times).padStart(8)}  ${what}`);
-say(failures === 0 ? `${count} seeds passed` : `${failures} seeds failed`);
+if (values.report !== undefined) {
+  const scenarios: Record<string, number> = {};
+  for (const [what, times] of totals) {
+    const number = /^scenario (\d+)\b/.exec(what)?.[1];
+    if (number !== undefined) scenarios[number] = (scenarios[number] ?? 0) + times;
+  }
+  const report = { seeds: run, failures, scenarios, counts: Object.fromEntries(totals) };
+  writeFileSync(values.report, `${JSON.stringify(report, null, 2)}\n`);
+}
+say(failures === 0 ? `${run} seeds passed` : `${failures} seeds failed`);
 process.exitCode = failures === 0 ? 0 : 1;
