@@ -12,16 +12,20 @@ import {
   rollback,
 } from '../support/catalog-race.ts';
 
-raceAll(t, {
-  'clone of the middle, deletion of its snapshot': [
-    clone('/m', 'm', '/c'),
-    removeSnapshot('/m', 'm'),
-  ],
-  'clone of the origin, deletion of its snapshot': [
-    clone('/a', 'q', '/c'),
-    removeSnapshot('/a', 'q'),
-  ],
-  'rollback, deletion of the snapshot': [rollback('/m', 'm'), removeSnapshot('/m', 'm')],
-  'reader, deletion of the snapshot': [hold('/m', 'm'), removeSnapshot('/m', 'm')],
-  'deletion of a snapshot, reaper': [removeSnapshot('/m', 'm'), cleanUp],
-});
+raceAll(
+  t,
+  {
+    'clone of the middle, deletion of its snapshot': [
+      clone('/m', 'm', '/c'),
+      removeSnapshot('/m', 'm'),
+    ],
+    'clone of the origin, deletion of its snapshot': [
+      clone('/a', 'q', '/c'),
+      removeSnapshot('/a', 'q'),
+    ],
+    'rollback, deletion of the snapshot': [rollback('/m', 'm'), removeSnapshot('/m', 'm')],
+    'reader, deletion of the snapshot': [hold('/m', 'm'), removeSnapshot('/m', 'm')],
+    'deletion of a snapshot, reaper': [removeSnapshot('/m', 'm'), cleanUp],
+  },
+  100,
+);

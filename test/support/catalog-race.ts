@@ -90,9 +90,6 @@ async function family(world: World): Promise<HlfsContext> {
   return context;
 }
 
-/** Of one pair in one order; beyond it every second, third, ... of the switches, shifted with each row. */
-const runsMax = 150;
-
 const expected = new Set(['NOT_FOUND', 'CONFLICT', 'IN_USE', 'SEGMENT_MISSING']);
 
 export async function race(
@@ -125,9 +122,13 @@ export async function race(
   return result;
 }
 
-/** All switches around a change of the store and back, in both orders, at most `runsMax` for each. */
+/**
+ * All switches around a change of the store and back, in both orders.
+ * @param runsMax for each order; beyond it every second, third, ... of the switches, shifted with each row
+ */
 async function everySwitch(
   tasks: readonly [Task, Task],
+  runsMax: number,
   met: (outcomes: readonly Outcome[]) => void,
 ): Promise<void> {
   const forever = Number.MAX_SAFE_INTEGER;
@@ -152,11 +153,15 @@ async function everySwitch(
   }
 }
 
-export function raceAll(t: Test, pairs: Readonly<Record<string, readonly [Task, Task]>>): void {
+export function raceAll(
+  t: Test,
+  pairs: Readonly<Record<string, readonly [Task, Task]>>,
+  runsMax: number,
+): void {
   for (const [name, tasks] of Object.entries(pairs))
     void t.test(`G3 scenario 11: ${name}, switches around every change`, async (t) => {
       const seen = new Map<string, number>();
-      await everySwitch(tasks, (outcomes) => {
+      await everySwitch(tasks, runsMax, (outcomes) => {
         const key = outcomes.map((one) => ('value' in one ? 'done' : 'refused')).join(' ');
         seen.set(key, (seen.get(key) ?? 0) + 1);
       });
