@@ -127,4 +127,9 @@ if (vm === undefined || command === undefined || !(timeoutMs > 0)) {
   process.stderr.write(usage);
   process.exit(64);
 }
-process.exit(await runInGuest(vm, command, timeoutMs));
+try {
+  process.exitCode = await runInGuest(vm, command, timeoutMs);
+} catch (error) {
+  process.stderr.write(`${error instanceof Error ? error.message : String(error)}\n`);
+  process.exitCode = 1;
+}

@@ -125,11 +125,18 @@ export function compilePattern(pattern: string): (line: string) => boolean {
     try {
       return script.runInContext(scope, { timeout: limits.vmReadyPatternMs }) === true;
     } catch (error) {
-      if (systemCode(error) === 'ERR_SCRIPT_EXECUTION_TIMEOUT') return false;
+      if (isTimeout(error)) return false;
       throw error;
     }
   };
 }
+
+/** The error is made by the script's own realm, so it is no instance of this one's Error. */
+const isTimeout = (error: unknown): boolean =>
+  typeof error === 'object' &&
+  error !== null &&
+  'code' in error &&
+  error.code === 'ERR_SCRIPT_EXECUTION_TIMEOUT';
 
 function invalidPattern(reason: string): DvceError {
   return new DvceError('INVALID_ARGUMENT', {
