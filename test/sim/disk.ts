@@ -60,6 +60,8 @@ export type DirectoryOperation =
       readonly inode: Inode;
       readonly source: Inode;
       readonly sourceName: string;
+      /** What had the name before; it is replaced in the same step. */
+      readonly replaced: Inode | undefined;
     };
 
 /** What a running fdatasync has promised to make durable. */
@@ -163,21 +165,36 @@ export class SimDisk {
   change(operation: DirectoryOperation): void {
     apply(operation, (directory) => directory.entries);
     if (operation.kind === 'link') operation.inode.links += 1;
-    if (operation.kind === 'unlink') {
-      operation.inode.links -= 1;
-      this.release(operation.inode);
-    }
+    const gone = operation.kind === 'unlink' ? operation.inode : undefined;
+    this.#unlinked(operation.kind === 'rename' ? operation.replaced : gone);
     this.#pending.push(operation);
   }
 
+  #unlinked(inode: Inode | undefined): void {
+    if (inode === undefined) return;
+    inode.links -= 1;
+    this.release(inode);
+  }
+
+  /**
+   * Make what happened in a directory durable, with everything that it builds upon: a file renamed twice does not get its
+   * last name without having had the one before.
+   */
   syncDirectory(directory: Inode): void {
-    this.#pending = this.#pending.filter((operation) => {
+    const needed = new Set<DirectoryOperation>();
+    const inodes = new Set<Inode>();
+    for (const operation of this.#pending.toReversed()) {
       const touches =
         operation.directory === directory ||
         (operation.kind === 'rename' && operation.source === directory);
-      if (touches && isApplicable(operation)) apply(operation, (inode) => inode.durableEntries);
-      return !touches;
-    });
+      if (!touches && !inodes.has(operation.inode)) continue;
+      needed.add(operation);
+      inodes.add(operation.inode);
+    }
+    for (const operation of this.#pending)
+      if (needed.has(operation) && isApplicable(operation))
+        apply(operation, (inode) => inode.durableEntries);
+    this.#pending = this.#pending.filter((operation) => !needed.has(operation));
   }
 
   open(inode: Inode): void {

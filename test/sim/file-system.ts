@@ -191,7 +191,6 @@ export class SimFileSystem implements FileSystem {
       if (to.inode?.isDirectory && to.inode.entries.size > 0) throw systemError('ENOTEMPTY', what);
       const { inode } = from;
       this.#perform({ kind: 'rename', path: source, target }, () => {
-        if (to.inode !== undefined) this.#change({ ...to, kind: 'unlink', inode: to.inode });
         this.#change({
           kind: 'rename',
           directory: to.directory,
@@ -199,6 +198,7 @@ export class SimFileSystem implements FileSystem {
           inode,
           source: from.directory,
           sourceName: from.name,
+          replaced: to.inode,
         });
       });
     });

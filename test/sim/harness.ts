@@ -183,7 +183,17 @@ export class Simulation {
   #trim(first: number, count: number, done: () => void): void {
     const start = Math.ceil(first / 8) * 8;
     const end = Math.floor((first + count) / 8) * 8;
-    const record = this.#oracle.sendZeros(start, Math.max(0, end - start));
+    if (end <= start) {
+      // It changes nothing, and may be answered before what was sent earlier.
+      this.#target.device.trim(
+        first * sectorBytes,
+        count * sectorBytes,
+        { fua: false, origin: { alive: true } },
+        done,
+      );
+      return;
+    }
+    const record = this.#oracle.sendZeros(start, end - start);
     this.#track(record, done, (origin, finish) =>
       this.#target.device.trim(
         first * sectorBytes,
