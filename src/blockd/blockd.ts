@@ -32,7 +32,7 @@ import {
 } from '../hlfs/index.ts';
 import { openLocalStore } from '../stores/index.ts';
 import { ControlServer } from './control-server.ts';
-import { type DataDirectory, loadNodeId } from './data-directory.ts';
+import { type DataDirectory, loadNodeId, removeStaleSockets } from './data-directory.ts';
 import { writeDurably } from './durable-file.ts';
 import { Front } from './front.ts';
 import type { NodeContext } from './node-context.ts';
@@ -71,6 +71,7 @@ const logCheckMs = 60_000;
 
 export async function startBlockd(options: BlockdOptions, world: BlockdWorld): Promise<Blockd> {
   const { directory, files, clock, timers, random, logger, release, fatal } = world;
+  await removeStaleSockets(files, directory);
   const node = await loadNodeId(files, directory, random);
   const store = await openLocalStore({ root: directory.store, files, random, create: true });
   const documents = openDocuments(store);

@@ -95,6 +95,18 @@ export function checkSocketPaths(directory: DataDirectory): void {
   }
 }
 
+/**
+ * Sockets that a killed blockd left behind. The caller holds the lock (N3): nobody listens on them, and those of attached
+ * volumes come back.
+ */
+export async function removeStaleSockets(
+  files: FileSystem,
+  directory: DataDirectory,
+): Promise<void> {
+  for (const name of await files.list(directory.volumeSockets))
+    if (name.endsWith('.sock')) await files.remove(join(directory.volumeSockets, name));
+}
+
 /** Create what is missing. */
 export async function prepareDataDirectory(
   files: FileSystem,

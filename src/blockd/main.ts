@@ -163,7 +163,7 @@ function report(error: unknown): number {
   return known.exitCode;
 }
 
-if (process.argv[1] !== undefined && entry === process.argv[1]) {
+if (import.meta.main) {
   try {
     process.exitCode = await main(process.argv.slice(2));
   } catch (error) {
