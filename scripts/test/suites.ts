@@ -57,6 +57,10 @@ export const suites: readonly Suite[] = [
       },
       { name: 'unused code: knip', command: ['knip', '--no-config-hints'] },
       {
+        name: 'reference pages are current',
+        command: [node, 'scripts/reference.ts', '--check'],
+      },
+      {
         name: 'protocol rules and bugs have code and tests',
         command: [node, 'scripts/check-protocol.ts', 'rules'],
       },

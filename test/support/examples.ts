@@ -1,5 +1,6 @@
 /**
- * Examples in Markdown: fenced blocks marked `sh test`, with what they need and how long they may take.
+ * Examples in Markdown: fenced blocks marked `sh test` (a script) or `console test` (a transcript, whose commands are the
+ * lines that start with `$ `), with what they need and how long they may take.
  *
  *     ```sh test needs=qemu-io,nbdinfo limit=120
  */
@@ -13,10 +14,13 @@ export interface Example {
 
 const limitMsDefault = 60_000;
 
+const commandsIn = (transcript: string): string =>
+  [...transcript.matchAll(/^\$ (.+)$/gm)].map((match) => match[1]).join('\n');
+
 export function examplesIn(page: string, markdown: string): Example[] {
-  return [...markdown.matchAll(/^```sh test([^\n]*)\n([\s\S]*?)^```$/gm)].map((match) => {
+  return [...markdown.matchAll(/^```(sh|console) test([^\n]*)\n([\s\S]*?)^```$/gm)].map((match) => {
     const words = new Map(
-      (match[1] ?? '')
+      (match[2] ?? '')
         .trim()
         .split(/\s+/)
         .filter((word) => word !== '')
@@ -28,7 +32,7 @@ export function examplesIn(page: string, markdown: string): Example[] {
     return {
       page,
       line: markdown.slice(0, match.index).split('\n').length,
-      script: match[2] ?? '',
+      script: match[1] === 'sh' ? (match[3] ?? '') : commandsIn(match[3] ?? ''),
       needs: words.get('needs')?.split(',') ?? [],
       limitMs: limit === undefined ? limitMsDefault : Number(limit) * 1000,
     };
