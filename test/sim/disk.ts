@@ -15,7 +15,8 @@
 import type { Random } from '../../src/base/index.ts';
 
 export const pageBytes = 4096;
-const sectorBytes = 512;
+/** What a disk writes whole or not at all. */
+export const sectorBytes = 512;
 /** Versions of a dirty page that may be found after a crash, beside the durable and the last one. */
 const versionsMax = 3;
 

@@ -16,7 +16,7 @@ import type {
   ReadDone,
   SyncDone,
 } from '../../src/base/index.ts';
-import { type DirectoryOperation, Inode, type SimDisk } from './disk.ts';
+import { type DirectoryOperation, Inode, type SimDisk, sectorBytes } from './disk.ts';
 import type { Scheduler, SimProcess } from './scheduler.ts';
 
 export type IoKind =
@@ -269,12 +269,16 @@ export class SimFileSystem implements FileSystem {
       return undefined;
     }
     const bytesMax =
-      plan?.when === 'during' && io.kind === 'write'
-        ? this.#scheduler.random.below((io.lengthBytes ?? 0) + 1)
-        : this.#fail(io);
+      plan?.when === 'during' && io.kind === 'write' ? this.#cut(io) : this.#fail(io);
     const result = effect(bytesMax);
     if (plan !== undefined) log.onCrash();
     return result;
+  }
+
+  /** A write that is cut by a crash ends at a sector of the disk. */
+  #cut({ position = 0, lengthBytes = 0 }: Io): number {
+    const end = position + this.#scheduler.random.below(lengthBytes + 1);
+    return Math.max(0, end - (end % sectorBytes) - position);
   }
 
   /** @returns how many bytes a write or read may do at most */
