@@ -49,6 +49,7 @@ export class HttpClient {
 
   /** Send one request; an error status is thrown. */
   async request(method: Method, path: string, options: RequestOptions = {}): Promise<Answer> {
+    checkLength(this.socketPath);
     const url = withQuery(path, options.query);
     const timeoutMs = options.timeoutMs ?? limits.apiRequestMs;
     const deadline = new AbortController();
@@ -93,7 +94,8 @@ export class HttpClient {
   }
 
   /** Change the protocol of a connection to `protocol` and get its raw bytes (console). */
-  upgrade(path: string, protocol: string, signal?: AbortSignal): Promise<Duplex> {
+  async upgrade(path: string, protocol: string, signal?: AbortSignal): Promise<Duplex> {
+    checkLength(this.socketPath);
     return new Promise<Duplex>((resolve, reject) => {
       const request = http.request({
         socketPath: this.socketPath,
@@ -127,6 +129,15 @@ export class HttpClient {
     if (reason === undefined) return error;
     return new DvceError('AGENT_UNAVAILABLE', { where: this.socketPath, reason }, error);
   }
+}
+
+/** sizeof(sun_path) - 1 on Linux; `connect` would only say EINVAL. */
+const socketPathBytesMax = 107;
+
+function checkLength(path: string): void {
+  const length = Buffer.byteLength(path);
+  if (length > socketPathBytesMax)
+    throw new DvceError('PATH_TOO_LONG', { where: path, length, max: socketPathBytesMax });
 }
 
 function withQuery(path: string, query: Query = {}): string {

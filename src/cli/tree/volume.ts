@@ -142,8 +142,8 @@ export const volume: NounSpec = {
         option.yes,
       ],
       examples: [
-        'dvce volume recover /prod/db --accept-loss',
         'dvce volume recover /prod/db --accept-loss --yes',
+        'dvce volume recover /prod/db --accept-loss --yes -o json',
       ],
       run: async () => (await load()).recover,
     },
