@@ -3,7 +3,7 @@
  * document that leads to the rest until last (N2).
  */
 import { join } from 'node:path';
-import { DvceError, type LogId, systemCode, type VolumeId } from '../base/index.ts';
+import { DvceError, type LogId, limits, systemCode, type VolumeId } from '../base/index.ts';
 import {
   headKey,
   logDirectory,
@@ -34,6 +34,9 @@ export async function removeLog(context: HlfsContext, log: LogId): Promise<void>
     if ((await readPin(context, log, who)) === undefined) await documents.purge(pinKey(log, who));
   await removeWriters(context, log);
   await documents.purge(logKey(log));
+  // The directories that segments are spread over; their segments are gone.
+  const shards = await store.list(`${logDirectory(log)}/seg`, undefined, limits.listPageEntries);
+  for (const { key } of shards) await store.deleteDirectory(key);
   for (const part of ['snap', 'pins', 'seg', 'w'])
     await store.deleteDirectory(`${logDirectory(log)}/${part}`);
   await store.deleteDirectory(logDirectory(log));
