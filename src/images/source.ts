@@ -89,6 +89,8 @@ async function openLocal(request: ImportRequest, options: SourceOptions): Promis
     const stat = await source.stat({ bigint: true });
     if (!stat.isFile()) throw badImage(request.source, 'it is no regular file');
     if (stat.size === 0n) throw badImage(request.source, 'it is empty');
+    // Before it is hashed: a file of holes may be longer than a day of reading.
+    if (stat.size > limits.imageBytesMax) throw tooLarge(request.source, Number(stat.size));
     const start = await readStart(source);
     // Refused before a byte is copied; what counts is the check of the copy in `prepareSource`.
     const format = recognise(start, request.format, request.source);
