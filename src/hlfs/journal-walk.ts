@@ -108,7 +108,7 @@ type Step =
       readonly kind: 'bad';
       readonly header: DecodedHeader | undefined;
       readonly next: number;
-      readonly singleBit: boolean;
+      readonly isRot: boolean;
     };
 
 function headerAt(file: OpenFile, at: number): Buffer {
@@ -125,32 +125,37 @@ function stepAt(file: OpenFile, at: number, chain: number): Step {
     const repaired = repairedHeader(file, at, chain);
     return repaired === undefined
       ? { kind: 'end' }
-      : { kind: 'bad', header: repaired, next: nextOf(repaired, at), singleBit: true };
+      : { kind: 'bad', header: repaired, next: nextOf(repaired, at), isRot: true };
   }
   const payload = readAt(file, at + header.headerBytes, header.payloadBytes);
   const next = nextOf(header, at);
   if (payload.length === header.payloadBytes && payloadFits(header, payload))
     return { kind: 'record', header, payloadAt: at + header.headerBytes, next };
-  return { kind: 'bad', header, next, singleBit: payloadHasSingleBitError(header, payload) };
+  return { kind: 'bad', header, next, isRot: payloadHasSingleBitError(header, payload) };
 }
 
 const nextOf = (header: DecodedHeader, at: number): number =>
   at + header.headerBytes + align(header.payloadBytes);
 
-/** The header with one bit turned back that makes it continue the chain; undefined when there is none. */
+/**
+ * The header with one byte put right that makes it continue the chain; undefined when there is none. A byte, not only a bit:
+ * unlike a damaged payload a damaged header hides all that follows it, and with it the records that know of flushes.
+ */
 function repairedHeader(file: OpenFile, at: number, chain: number): DecodedHeader | undefined {
-  const fixed = readAt(file, at, recordHeaderBytes);
-  if (fixed.length < recordHeaderBytes || fixed.every((byte) => byte === 0)) return undefined;
-  const inFixed = withOneBitTurned(fixed, 0, (turned) => {
-    // The number of checksums, and so the header's length, may be what was damaged.
-    const bytes = headerBytesFor(Math.min(turned.readUInt32LE(12), checksumsMax));
-    const rest = readAt(file, at + recordHeaderBytes, bytes - recordHeaderBytes);
-    return decodeRecordHeader(Buffer.concat([turned, rest]), chain);
-  });
-  if (inFixed !== undefined) return inFixed;
-  const whole = headerAt(file, at);
-  if (whole.length > journalFileHeaderBytes) return undefined;
-  return withOneBitTurned(whole, recordHeaderBytes, (turned) => decodeRecordHeader(turned, chain));
+  // The number of checksums, and so the header's length, may be what was damaged.
+  const bytes = readAt(file, at, headerBytesFor(checksumsMax));
+  if (bytes.length < recordHeaderBytes || bytes.every((byte) => byte === 0)) return undefined;
+  const length = headerAt(file, at).length;
+  for (let i = 0; i < length; i += 1) {
+    const was = bytes[i] ?? 0;
+    for (let change = 1; change < 256; change += 1) {
+      bytes[i] = was ^ change;
+      const header = decodeRecordHeader(bytes, chain);
+      if (header !== undefined) return header;
+    }
+    bytes[i] = was;
+  }
+  return undefined;
 }
 
 /** True when exactly one piece differs, and by one bit: rot, not a write that the disk never saw. */
@@ -201,7 +206,7 @@ function walkFile({ slot, file, header }: JournalFile): FileWalk {
 
 /** Was the record at which the walk ended flushed? Follow its chain: a later record knows. */
 function judgeBad(file: OpenFile, step: Step & { kind: 'bad' }, seq: number): string | null {
-  if (step.singleBit) return `record ${seq} has one wrong bit`;
+  if (step.isRot) return `record ${seq} has one wrong bit or byte`;
   if (step.header === undefined) return null;
   let chain = step.header.checksum;
   let at = step.next;
