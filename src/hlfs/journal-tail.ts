@@ -27,8 +27,9 @@ export interface Tail {
 
 export interface TailOptions {
   readonly head: HeadDocument;
-  /** Records up to here are in the log. */
+  /** Records up to here are in the log, the newest of them from this epoch. */
   readonly coveredSeq: number;
+  readonly coveredEpoch: number;
   /** Newest flush that the newest root remembers. */
   readonly flushedSeq: number;
   /** The journal was closed cleanly and holds nothing. */
@@ -44,7 +45,7 @@ export async function readTail(context: HlfsContext, options: TailOptions): Prom
     fileBytes,
     mayReplace: isClean || acceptLoss,
   });
-  const walk = walkJournal(isClean ? [] : filesOf(head, slots), options.coveredSeq);
+  const walk = walkJournal(isClean ? [] : filesOf(options, slots), options.coveredSeq);
   const damage = walk.damage ?? (isClean ? null : staleness(walk, options.flushedSeq));
   if (damage !== null && !acceptLoss) {
     for (const slot of slots) slot.file.closeSync();
@@ -66,10 +67,11 @@ const staleness = (walk: Walk, flushedSeq: number): string | null =>
     ? `it ends at record ${walk.lastSeq}; record ${flushedSeq} was flushed`
     : null;
 
-function filesOf(head: HeadDocument, slots: readonly Slot[]): JournalFile[] {
+function filesOf({ head, coveredEpoch }: TailOptions, slots: readonly Slot[]): JournalFile[] {
   const files: JournalFile[] = [];
-  // A shrink raises the epoch of a volume that may have been killed before: its tail is still this node's own.
-  const oldestEpoch = Number(head.epoch) - (head.trimFrom === null ? 0 : 1);
+  // Each shrink raises the epoch of a volume that may have been killed before: its tail is still this node's own, unless
+  // a later epoch has published since.
+  const oldestEpoch = head.trimFrom === null ? Number(head.epoch) : coveredEpoch;
   for (const slot of slots) {
     const header = readFileHeader(slot.file);
     const fits =

@@ -99,6 +99,7 @@ export async function openVolumeWithReport(
   const tail = await readTail(context, {
     head: head.value,
     coveredSeq: state.coveredSeq,
+    coveredEpoch: state.coveredEpoch,
     flushedSeq: recovered.flushMark?.seq ?? 0,
     isClean,
     fileBytes,
