@@ -34,6 +34,12 @@ export async function recoverLog(log: LogId, options: WriterOptions): Promise<Re
   const firstNumber = base === null ? 1 : base.rootSegment + 1;
   const numbers = await listSegments(context.store, log);
   const root = await newestRoot(context.store, log, numbers);
+  // Dead segments go only after two roots; so a log without its first segment has had roots, and none can be read.
+  if (root === null && numbers.length > 0 && numbers[0] !== firstNumber)
+    throw new DvceError('SEGMENT_DAMAGED', {
+      name: segmentKey(log, numbers.at(-1) ?? 0),
+      reason: 'no root of the log can be read, and its first segments are gone',
+    });
   const baseRange = base?.ranges.at(-1);
   const start =
     root === null && base !== null && baseRange !== undefined
