@@ -35,8 +35,16 @@ export const limitTable = {
     'bytes',
     'files are recycled whole; eight of them make the default quota',
   ),
-  journalFileBytesMin: limit(4 * MiB, 'bytes', 'several records of the largest size fit into a file'),
-  journalFileStepBytes: limit(1 * MiB, 'bytes', 'file sizes are multiples of this, so that closed volumes can share them'),
+  journalFileBytesMin: limit(
+    4 * MiB,
+    'bytes',
+    'several records of the largest size fit into a file',
+  ),
+  journalFileStepBytes: limit(
+    1 * MiB,
+    'bytes',
+    'file sizes are multiples of this, so that closed volumes can share them',
+  ),
   journalFilesMin: limit(
     4,
     'count',
@@ -182,6 +190,7 @@ export const limitTable = {
   controlHelloMs: limit(5000, 'ms', 'connect and hello; a silent connection is dropped after it'),
   controlProgressMs: limit(250, 'ms', 'at most one progress message in this time per request'),
   controlListMax: limit(10_000, 'count', 'volumes in one answer of volume.list'),
+  listReadsMax: limit(8, 'count', 'volumes whose documents volume.list reads at the same time'),
   diffRangesMax: limit(20_000, 'count', 'ranges in one answer of snapshot.diff'),
   threadPoolThreads: limit(
     16,

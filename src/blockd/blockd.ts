@@ -35,7 +35,6 @@ import { ControlServer } from './control-server.ts';
 import { type DataDirectory, loadNodeId, removeStaleSockets } from './data-directory.ts';
 import { writeDurably } from './durable-file.ts';
 import { Front } from './front.ts';
-import type { NodeContext } from './node-context.ts';
 import { OpenTable } from './open-table.ts';
 import type { BlockdOptions } from './options.ts';
 import { rotateLog } from './process-log.ts';
@@ -69,37 +68,38 @@ export interface Blockd {
 /** How often the size of the log is looked at. */
 const logCheckMs = 60_000;
 
-export async function startBlockd(options: BlockdOptions, world: BlockdWorld): Promise<Blockd> {
-  const { directory, files, clock, timers, random, logger, release, fatal } = world;
+/** What of the data directory is in use by this process alone. */
+interface Opened {
+  readonly hlfs: HlfsContext;
+  readonly table: OpenTable;
+}
+
+async function openDirectory(world: BlockdWorld): Promise<Opened> {
+  const { directory, files, clock, timers, random, logger } = world;
   await removeStaleSockets(files, directory);
   const node = await loadNodeId(files, directory, random);
   const store = await openLocalStore({ root: directory.store, files, random, create: true });
   const documents = openDocuments(store);
   const scope = await openProcessScope(store, documents, node, random);
   const journalDirectory = directory.journal;
-  const hlfs: HlfsContext = {
-    store,
-    documents,
-    files,
-    clock,
-    timers,
-    random,
-    logger,
-    node,
-    scope,
-    journalDirectory,
-  };
+  const base = { files, clock, timers, random, logger };
+  const hlfs: HlfsContext = { ...base, store, documents, node, scope, journalDirectory };
   const { openTableFile: path, crashFile: crashPath } = directory;
   const table = await OpenTable.load({ files, path, crashPath, clock, logger });
   // Says that the blockd of its pid ended as told; this one has not.
   rmSync(directory.exitFile, { force: true });
-  const pool = new WorkerPool({
+  return { hlfs, table };
+}
+
+function startWorkers(options: BlockdOptions, world: BlockdWorld, hlfs: HlfsContext): WorkerPool {
+  const { directory, timers, fatal } = world;
+  return new WorkerPool({
     count: options.workers ?? Math.min(availableParallelism(), 4),
     setup: {
-      node,
-      scope,
+      node: hlfs.node,
+      scope: hlfs.scope,
       storeDirectory: directory.store,
-      journalDirectory,
+      journalDirectory: directory.journal,
       logFile: directory.logFile,
       logLevel: options.logLevel,
       foreground: options.foreground,
@@ -107,19 +107,21 @@ export async function startBlockd(options: BlockdOptions, world: BlockdWorld): P
     timers,
     onFatal: (thread, error) => fatal(error, thread.onlyVolume),
   });
-  const volumes = new Volumes({
-    directory,
-    pool,
-    table,
-    timers,
-    random,
-    logger,
-    exportIdleMs: options.exportIdleMs,
-    epochOf: async (volume) => (await requireHead(hlfs, volume)).value.epoch,
-  });
+}
+
+export async function startBlockd(options: BlockdOptions, world: BlockdWorld): Promise<Blockd> {
+  const { directory, files, clock, timers, random, logger, release } = world;
+  const { hlfs, table } = await openDirectory(world);
+  const { store, node } = hlfs;
+  const pool = startWorkers(options, world, hlfs);
+  const { exportIdleMs, journalBytes } = options;
+  const epochOf = async (volume: VolumeId): Promise<string> =>
+    (await requireHead(hlfs, volume)).value.epoch;
+  const base = { directory, timers, logger };
+  const volumes = new Volumes({ ...base, pool, table, random, exportIdleMs, epochOf });
   const reaper = new ReaperTask(() => reap(hlfs, reclaimLog), timers, logger);
+  const front = new Front({ ...base, hlfs, volumes, options });
   const startedAt = new Date(clock.wallMs()).toISOString();
-  const front = new Front({ hlfs, volumes, options, directory, timers, logger });
 
   const status = async (): Promise<BlockdStatus> => {
     const { freeBytes, totalBytes } = await store.space();
@@ -138,7 +140,6 @@ export async function startBlockd(options: BlockdOptions, world: BlockdWorld): P
       workers: pool.threads.length,
     };
   };
-
   const closeAll = async (): Promise<void> => {
     await front.close();
     await Promise.all([volumes.stop(), reaper.stop()]);
@@ -147,39 +148,8 @@ export async function startBlockd(options: BlockdOptions, world: BlockdWorld): P
     const exit = JSON.stringify({ pid: process.pid });
     await writeDurably(files, directory.exitFile, `${exit}\n`);
   };
-
-  const ending = Promise.withResolvers<number>();
-  let closing: Promise<void> | undefined;
-  const shutdown = async (graceful: boolean): Promise<void> => {
-    closing ??= graceful ? withDeadline(closeAll(), timers) : Promise.resolve();
-    let code: number = graceful ? exitCodes.ok : exitCodes.failed;
-    try {
-      await closing;
-    } catch (error) {
-      // What was not closed is resumed by the next blockd; nothing acknowledged is lost.
-      logger.error({ err: error }, 'not everything could be closed');
-      code = exitCodes.failed;
-    }
-    // After the answer of the request that led here is on its way.
-    timers.defer(() => {
-      void control.close().then(() => {
-        logger.info({ code }, 'blockd ended');
-        ending.resolve(code);
-      });
-    });
-  };
-
-  const context: NodeContext = {
-    hlfs,
-    volumes,
-    pool,
-    reaper,
-    clock,
-    logger,
-    journalBytes: options.journalBytes,
-    status,
-    shutdown,
-  };
+  const ending = new Ending(closeAll, () => control.close(), timers, logger);
+  const context = { hlfs, volumes, pool, reaper, clock, logger, journalBytes };
   const control = new ControlServer({
     socketPath: directory.controlSocket,
     handlers: {
@@ -187,7 +157,7 @@ export async function startBlockd(options: BlockdOptions, world: BlockdWorld): P
       ...snapshotMethods(context),
       status,
       shutdown: async ({ graceful }) => {
-        await shutdown(graceful);
+        await ending.begin(graceful);
         return {};
       },
     },
@@ -202,7 +172,54 @@ export async function startBlockd(options: BlockdOptions, world: BlockdWorld): P
   keepLogSmall(directory.logFile, timers, logger);
   const attached = table.attached.length;
   logger.info({ release, node, store: store.location, attached }, 'blockd started');
-  return { ended: ending.promise, shutdown: (graceful) => void shutdown(graceful) };
+  return { ended: ending.code, shutdown: (graceful) => void ending.begin(graceful) };
+}
+
+/** The end of a blockd: everything is closed, the answer to whoever asked goes out, then the control socket goes. */
+class Ending {
+  readonly #closeAll: () => Promise<void>;
+  readonly #closeControl: () => Promise<void>;
+  readonly #timers: Timers;
+  readonly #logger: Logger;
+  readonly #ended = Promise.withResolvers<number>();
+  #closing: Promise<void> | undefined;
+
+  constructor(
+    closeAll: () => Promise<void>,
+    closeControl: () => Promise<void>,
+    timers: Timers,
+    logger: Logger,
+  ) {
+    this.#closeAll = closeAll;
+    this.#closeControl = closeControl;
+    this.#timers = timers;
+    this.#logger = logger;
+  }
+
+  /** Exit code of the process. */
+  get code(): Promise<number> {
+    return this.#ended.promise;
+  }
+
+  /** Not graceful: nothing is closed, the next blockd resumes it. Resolves when the answer may go out. */
+  async begin(graceful: boolean): Promise<void> {
+    this.#closing ??= graceful ? withDeadline(this.#closeAll(), this.#timers) : Promise.resolve();
+    let code: number = graceful ? exitCodes.ok : exitCodes.failed;
+    try {
+      await this.#closing;
+    } catch (error) {
+      // What was not closed is resumed by the next blockd; nothing acknowledged is lost.
+      this.#logger.error({ err: error }, 'not everything could be closed');
+      code = exitCodes.failed;
+    }
+    this.#timers.defer(() => void this.#end(code));
+  }
+
+  async #end(code: number): Promise<void> {
+    await this.#closeControl();
+    this.#logger.info({ code }, 'blockd ended');
+    this.#ended.resolve(code);
+  }
 }
 
 async function withDeadline(work: Promise<void>, timers: Timers): Promise<void> {

@@ -31,9 +31,10 @@ import {
   type ServerTls,
 } from '../nbd/index.ts';
 import type { DataDirectory } from './data-directory.ts';
+import type { Hosted } from './export-opener.ts';
 import type { BlockdOptions } from './options.ts';
 import { imageSnapshot } from './volume-methods.ts';
-import type { Hosted, Volumes } from './volumes.ts';
+import type { Volumes } from './volumes.ts';
 
 export interface FrontOptions {
   readonly hlfs: HlfsContext;

@@ -1,7 +1,6 @@
 /** What the handlers of control methods work with. */
 import type { Clock, Logger } from '../base/index.ts';
 import type { HlfsContext } from '../hlfs/index.ts';
-import type { BlockdStatus } from './protocol.ts';
 import type { ReaperTask } from './reaper-task.ts';
 import type { Volumes } from './volumes.ts';
 import type { WorkerPool } from './worker-pool.ts';
@@ -15,7 +14,4 @@ export interface NodeContext {
   readonly logger: Logger;
   /** Journal quota of volumes created without one of their own. */
   readonly journalBytes: number;
-  readonly status: () => Promise<BlockdStatus>;
-  /** Stop; resolves when everything is closed. The process ends after the answer is out. */
-  readonly shutdown: (graceful: boolean) => Promise<void>;
 }

@@ -3,6 +3,7 @@ import {
   asSnapshotName,
   asVolumePath,
   DvceError,
+  limits,
   parseSource,
   type SnapshotName,
   type VolumeId,
@@ -34,6 +35,16 @@ export const imageSnapshot: SnapshotName = asSnapshotName('image');
 
 export async function infoOf(node: NodeContext, record: VolumeRecord): Promise<VolumeInfo> {
   return describeVolume(node.hlfs, record, await node.volumes.activity(record.id));
+}
+
+/** Few at a time: each reads the volume's snapshots, and other requests want the thread pool too. */
+async function infosOf(node: NodeContext, records: readonly VolumeRecord[]): Promise<VolumeInfo[]> {
+  const infos: VolumeInfo[] = [];
+  for (let at = 0; at < records.length; at += limits.listReadsMax) {
+    const part = records.slice(at, at + limits.listReadsMax);
+    infos.push(...(await Promise.all(part.map((record) => infoOf(node, record)))));
+  }
+  return infos;
 }
 
 /** Make sure that the path still means the volume whose turn it is: it may have been renamed while we waited. */
@@ -80,7 +91,13 @@ export function volumeMethods(node: NodeContext): VolumeMethods {
 
     'volume.list': async (filter) => {
       const records = await listVolumes(hlfs, filter);
-      return { volumes: await Promise.all(records.map((record) => infoOf(node, record))) };
+      if (records.length > limits.controlListMax)
+        throw new DvceError('TOO_LARGE', {
+          what: 'the list of volumes',
+          reason: `it has ${records.length} entries, an answer at most ${limits.controlListMax}`,
+          advice: 'Ask for a part of the namespace by its prefix.',
+        });
+      return { volumes: await infosOf(node, records) };
     },
 
     'volume.get': async ({ path }) => infoOf(node, await getVolume(hlfs, path)),

@@ -23,27 +23,13 @@ import {
   toDvceError,
   type VolumeId,
 } from '../base/index.ts';
-import { type DataDirectory, volumeSocket } from './data-directory.ts';
+import type { DataDirectory } from './data-directory.ts';
+import { ExportOpener, type Hosted, type OpenRequest } from './export-opener.ts';
 import type { Attachment, OpenTable } from './open-table.ts';
 import type { VolumeActivity } from './protocol.ts';
 import { Turns } from './turns.ts';
-import type { WorkerPool, WorkerThread } from './worker-pool.ts';
-import { type ExportKey, exportKey, type OpenedFacts } from './worker-protocol.ts';
-
-/** An export that is open in a worker. */
-export interface Hosted {
-  readonly key: ExportKey;
-  readonly volume: VolumeId;
-  readonly snapshot: SnapshotName | null;
-  readonly thread: WorkerThread;
-  readonly socketPath: string;
-  readonly exportName: string;
-  readonly attachment: Attachment | null;
-  facts: OpenedFacts;
-  /** Clients relayed through the front sockets. */
-  users: number;
-  idle: Timer | undefined;
-}
+import type { WorkerPool } from './worker-pool.ts';
+import { type ExportKey, exportKey } from './worker-protocol.ts';
 
 export interface VolumesOptions {
   readonly directory: DataDirectory;
@@ -57,17 +43,11 @@ export interface VolumesOptions {
   readonly epochOf: (volume: VolumeId) => Promise<string>;
 }
 
-interface OpenRequest {
-  readonly volume: VolumeId;
-  readonly snapshot: SnapshotName | null;
-  readonly path: string;
-  readonly attachment: Attachment | null;
-}
-
 export class Volumes {
   readonly #options: VolumesOptions;
   readonly #hosted = new Map<ExportKey, Hosted>();
   readonly #turns = new Turns();
+  readonly #opener: ExportOpener;
   /** Attached volumes that could not be opened yet. */
   readonly #retries = new Map<VolumeId, Timer>();
   /** Who waits for the last user of a volume to leave. */
@@ -76,6 +56,7 @@ export class Volumes {
 
   constructor(options: VolumesOptions) {
     this.#options = options;
+    this.#opener = new ExportOpener(options);
   }
 
   get openCount(): number {
@@ -327,15 +308,8 @@ export class Volumes {
     return this.#open({ volume, snapshot: null, path, attachment });
   }
 
-  /** After a crash that was charged to a volume, one by one, so that the next crash has one culprit (N4). */
-  #open(request: OpenRequest): Promise<Hosted> {
-    const { table } = this.#options;
-    if (!table.openOneByOne || request.snapshot !== null) return this.#openNow(request);
-    return this.#turns.run('', () => this.#openNow(request));
-  }
-
-  async #openNow(request: OpenRequest): Promise<Hosted> {
-    const { directory, pool, table, random, logger } = this.#options;
+  async #open(request: OpenRequest): Promise<Hosted> {
+    const { directory, logger } = this.#options;
     const { volume, snapshot, path, attachment } = request;
     if (this.#stopping)
       throw new DvceError('BLOCKD_UNAVAILABLE', {
@@ -344,60 +318,11 @@ export class Volumes {
       });
     if (this.#hosted.size >= limits.openVolumesMax)
       throw inUse(path, `${limits.openVolumesMax} volumes are open already`);
-    const key = exportKey(volume, snapshot ?? undefined);
-    const thread = pool.leastLoaded();
-    const crashLoop = snapshot === null ? table.crashLoop(volume) : null;
-    if (crashLoop?.hopeless === true)
-      throw new DvceError('NOT_ALLOWED', {
-        what: `opening ${path}`,
-        reason: crashLoop.reason,
-        advice: 'Run: dvce volume check; opening it is tried again in ten minutes.',
-      });
-    const readOnlyReason = crashLoop?.reason ?? null;
-    const exportName =
-      attachment === null
-        ? `internal-${random.bytes(16).toString('hex')}`
-        : `${attachment.path}?attach=${attachment.attachId}`;
-    const socketPath = volumeSocket(directory, volume, snapshot ?? undefined);
-    if (readOnlyReason !== null)
-      logger.error({ volume, path, readOnlyReason }, 'opening read-only');
-    thread.exports.add(key);
-    try {
-      if (snapshot === null) await table.opening(volume);
-      const description = snapshot === null ? path : `${path}@${snapshot}`;
-      const facts = await thread.call('export.open', {
-        key,
-        volume,
-        snapshot,
-        socketPath,
-        exportName,
-        description,
-        readOnlyReason,
-      });
-      const hosted: Hosted = {
-        key,
-        volume,
-        snapshot,
-        thread,
-        socketPath,
-        exportName,
-        attachment,
-        facts,
-        users: 0,
-        idle: undefined,
-      };
-      this.#hosted.set(key, hosted);
-      logger.info(
-        { volume, path, snapshot, worker: thread.index, attached: attachment?.vm },
-        'opened',
-      );
-      return hosted;
-    } catch (error) {
-      thread.exports.delete(key);
-      throw error;
-    } finally {
-      if (snapshot === null) await table.opened(volume);
-    }
+    const hosted = await this.#opener.open(request);
+    this.#hosted.set(hosted.key, hosted);
+    const worker = hosted.thread.index;
+    logger.info({ volume, path, snapshot, worker, attached: attachment?.vm }, 'opened');
+    return hosted;
   }
 
   async #close(hosted: Hosted): Promise<void> {
