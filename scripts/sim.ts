@@ -1,16 +1,19 @@
 /**
  * The simulation of a volume on a host that crashes.
  *
- *   npm run sim -- [--seeds N] [--start S] [--operations N] [--seed X] [--seconds N] [--report FILE]
+ *   npm run sim -- [--seeds N] [--start S] [--operations N] [--seed X] [--seconds N] [--report FILE] [--mutants]
  *
  * With --seconds it begins new seeds until that time is over. The report has the counts as JSON, and for each scenario of
  * docs/internals/protocol.md how often it fired; scripts/check-protocol.ts reads it.
+ * With --mutants it breaks a copy of the code in every way that test/sim/mutants.ts names and expects each to be caught.
  * Prints how often everything happened, and for the first failing seed the shortest list of operations that still fails.
  */
 import { writeFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { engine } from '../test/sim/engine-target.ts';
 import { explain, operationsOf, simulate } from '../test/sim/harness.ts';
+import { mutants, runMutant } from '../test/sim/mutants.ts';
 
 const { values } = parseArgs({
   options: {
@@ -19,6 +22,8 @@ const { values } = parseArgs({
     seed: { type: 'string' },
     operations: { type: 'string', default: '80' },
     'no-shrink': { type: 'boolean', default: false },
+    'until-failure': { type: 'boolean', default: false },
+    mutants: { type: 'boolean', default: false },
     seconds: { type: 'string' },
     report: { type: 'string' },
   },
@@ -36,7 +41,9 @@ let run = 0;
 const totals = new Map<string, number>();
 const maker = engine();
 let failures = 0;
-for (let seed = first; seed < first + count && failures < 5; seed += 1) {
+const failuresMax = values['until-failure'] ? 1 : 5;
+if (values.mutants) process.exit(await breakEverything());
+for (let seed = first; seed < first + count && failures < failuresMax; seed += 1) {
   if (performance.now() > endsMs) break;
   run += 1;
   const operations = operationsOf(maker, seed, Number(values.operations));
@@ -46,7 +53,8 @@ for (let seed = first; seed < first + count && failures < 5; seed += 1) {
   if (result.problem === undefined) continue;
   failures += 1;
   say(`FAILED seed ${seed} (${Math.round(performance.now() - started)} ms): ${result.problem}`);
-  if (!values['no-shrink'] && failures === 1) say(await explain(maker, seed, operations));
+  if (!values['no-shrink'] && !values['until-failure'] && failures === 1)
+    say(await explain(maker, seed, operations));
 }
 for (const [what, times] of [...totals].sort(([a], [b]) => (a < b ? -1 : 1)))
   say(`${String(times).padStart(8)}  ${what}`);
@@ -61,3 +69,16 @@ if (values.report !== undefined) {
 }
 say(failures === 0 ? `${run} seeds passed` : `${failures} seeds failed`);
 process.exitCode = failures === 0 ? 0 : 1;
+
+/** @returns the exit status */
+async function breakEverything(): Promise<number> {
+  const root = join(import.meta.dirname, '..');
+  let missed = 0;
+  for (const mutant of mutants) {
+    const { isCaught, says } = await runMutant(root, mutant, Number(values.seeds));
+    if (!isCaught) missed += 1;
+    say(`${isCaught ? 'caught' : 'MISSED'}  ${mutant.name}: ${says}`);
+  }
+  say(`${mutants.length - missed} of ${mutants.length} mutants caught`);
+  return missed === 0 ? 0 : 1;
+}

@@ -1,0 +1,162 @@
+/**
+ * Named breaks of the shipped code, each of which the simulation must catch. A mutant is a replacement of one piece of text in
+ * one file of a copy of the sources; one whose text is not found any more is a failure too, so that the list stays true.
+ */
+import { spawn } from 'node:child_process';
+import { cpSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+
+export interface Mutant {
+  readonly name: string;
+  readonly file: string;
+  readonly find: string;
+  readonly replace: string;
+}
+
+export const mutants: readonly Mutant[] = [
+  {
+    name: 'J1 flush is answered without fdatasync',
+    file: 'src/hlfs/journal.ts',
+    find: 'slot.file.dataSync((error) => {',
+    replace:
+      '((done: (error: Error | null) => void) => queueMicrotask(() => done(null)))((error) => {',
+  },
+  {
+    name: 'writes are acknowledged first',
+    file: 'src/hlfs/volume.ts',
+    find: "this.#enqueue('write', offset, data.byteLength, data, options, done);",
+    replace:
+      "this.#enqueue('write', offset, data.byteLength, data, options, () => {});\n    done(null);",
+  },
+  {
+    name: 'a flush is answered by any earlier sync',
+    file: 'src/hlfs/journal.ts',
+    find: 'if (this.#syncedSeq >= seq) {',
+    replace: 'if (this.#syncedSeq > 0) {',
+  },
+  {
+    name: 'J3 the checksum of a record is not seeded',
+    file: 'src/hlfs/journal-format.ts',
+    find: 'if (crc32c(bytes.subarray(8, headerBytes), chain) !== checksum) return undefined;',
+    replace: '',
+  },
+  {
+    name: 'J5 a failed fdatasync is taken for a passing trouble',
+    file: 'src/hlfs/journal.ts',
+    find: 'this.#moveTail(error);\n      } catch {',
+    replace: 'this.#syncedSeq = 0;\n      } catch {',
+  },
+  {
+    name: 'J6 short writes are not completed',
+    file: 'src/hlfs/journal.ts',
+    find: 'rest = rest.slice(done);\n    const next = rest[0];',
+    replace: 'rest = [];\n    const next = rest[0];',
+  },
+  {
+    name: 'J2 every open has the same incarnation',
+    file: 'src/hlfs/volume-open.ts',
+    find: 'let incarnation = (before?.incarnation ?? 0) + 1;',
+    replace: 'let incarnation = 1;',
+  },
+  {
+    name: 'L2 recovery does not read the journal',
+    file: 'src/hlfs/journal-walk.ts',
+    find: 'const sorted = [...files].sort(',
+    replace: 'const sorted = files.filter(() => false).sort(',
+  },
+  {
+    name: 'J9 trim clears the edges of its range too',
+    file: 'src/hlfs/volume.ts',
+    find: 'const start = Math.ceil(offset / blockBytes) * blockBytes;',
+    replace: 'const start = Math.floor(offset / blockBytes) * blockBytes;',
+  },
+  {
+    name: 'older layers hide newer ones',
+    file: 'src/hlfs/volume.ts',
+    find: 'this.#overlays = [this.#active, ...frozen.reverse()];',
+    replace: 'this.#overlays = [...frozen.reverse(), this.#active];',
+  },
+  {
+    name: 'journal space is free before its batch is published',
+    file: 'src/hlfs/publisher.ts',
+    find: 'const { overlay } = batch;',
+    replace: 'const { overlay } = batch;\n    this.#options.journal.cover(overlay.lastSeq);',
+  },
+  {
+    name: 'G2 segments go although a snapshot needs them',
+    file: 'src/hlfs/segment-table.ts',
+    find: 'positions.some((position) => birth <= position && (death === 0 || position < death));',
+    replace: 'positions.some((position) => position < 0 && birth < death);',
+  },
+  {
+    name: 'S1 names are given before bodies are durable',
+    file: 'src/stores/local.ts',
+    find: 'await dataSync(file);',
+    replace: 'if (file.path === "") await dataSync(file);',
+  },
+  {
+    name: 'B-22 the directory is not synced after a publish',
+    file: 'src/stores/local.ts',
+    find: 'await this.#files.link(temporary, this.#path(key));\n        await this.#files.syncDirectory(this.#path(directory));',
+    replace: 'await this.#files.link(temporary, this.#path(key));',
+  },
+  {
+    name: 'the journal state is not durable when it is replaced',
+    file: 'src/hlfs/journal-open.ts',
+    find: 'await dataSync(file);',
+    replace: 'if (file.path === "") await dataSync(file);',
+  },
+  {
+    name: 'J3 the journal of before a rollback is applied after it',
+    file: 'src/hlfs/volume-open.ts',
+    find: 'header.log === head.log &&',
+    replace: '',
+  },
+];
+
+/** The part of the tree that a simulation needs, with one thing broken. @returns undefined when the text is not there */
+function breakCopy(root: string, mutant: Mutant): string | undefined {
+  const text = readFileSync(join(root, mutant.file), 'utf8');
+  const at = text.indexOf(mutant.find);
+  if (at < 0) return undefined;
+  const copy = mkdtempSync(join(tmpdir(), 'dvce-mutant-'));
+  for (const part of ['src', 'test/sim', 'scripts', 'package.json'])
+    cpSync(join(root, part), join(copy, part), { recursive: true });
+  symlinkSync(join(root, 'node_modules'), join(copy, 'node_modules'));
+  const broken = text.slice(0, at) + mutant.replace + text.slice(at + mutant.find.length);
+  writeFileSync(join(copy, mutant.file), broken);
+  return copy;
+}
+
+/** Run the simulation on a broken copy. @returns what it said, or that nothing was noticed */
+export async function runMutant(
+  root: string,
+  mutant: Mutant,
+  seeds: number,
+): Promise<{ isCaught: boolean; says: string }> {
+  const copy = breakCopy(root, mutant);
+  if (copy === undefined) return { isCaught: false, says: `its text is not in ${mutant.file}` };
+  try {
+    const program = [join(copy, 'scripts/sim.ts'), '--seeds', String(seeds), '--until-failure'];
+    const child = spawn(process.execPath, program, {
+      cwd: copy,
+      stdio: ['ignore', 'pipe', 'pipe'],
+    });
+    let output = '';
+    for (const stream of [child.stdout, child.stderr])
+      stream.on('data', (chunk: Buffer) => {
+        output = (output + chunk.toString()).slice(-20_000);
+      });
+    const status = await new Promise<number | null>((resolve) => {
+      child.on('close', resolve);
+    });
+    if (status === 0) return { isCaught: false, says: `${seeds} seeds passed` };
+    const [first = ''] = output
+      .split('\n')
+      .filter((line) => line.includes('FAILED') || line.includes('Error'));
+    return { isCaught: true, says: first.slice(0, 160) };
+  } finally {
+    rmSync(copy, { recursive: true });
+  }
+}
