@@ -7,6 +7,7 @@
  */
 import * as fs from 'node:fs';
 import { promisify } from 'node:util';
+import { readPageCache } from './page-cache.ts';
 
 export type ReadDone = (error: Error | null, bytesRead: number) => void;
 export type SyncDone = (error: Error | null) => void;
@@ -20,6 +21,8 @@ export interface OpenFile {
   /** Read into `target` from `position`. @returns bytes read, less at the end of the file */
   readSync(target: Uint8Array, position: number): number;
   read(target: Uint8Array, position: number, done: ReadDone): void;
+  /** Fill `target` if that needs no disk access; false: nothing is known of `target`, read it the other way. May be absent. */
+  readCached?(target: Uint8Array, position: number): boolean;
   /** fdatasync. An error is final for everything not yet synced: it is never retried (rule J5). */
   dataSync(done: SyncDone): void;
   sizeSync(): number;
@@ -81,6 +84,9 @@ class NodeFile implements OpenFile {
   }
   read(target: Uint8Array, position: number, done: ReadDone): void {
     fs.read(this.#fd, target, 0, target.byteLength, position, done);
+  }
+  readCached(target: Uint8Array, position: number): boolean {
+    return readPageCache(this.#fd, target, position);
   }
   dataSync(done: SyncDone): void {
     fs.fdatasync(this.#fd, done);

@@ -26,6 +26,7 @@ import {
   type RecordKind,
   recordBytes,
 } from './journal-format.ts';
+import { Slab } from './slab.ts';
 
 export interface JournalIdentity {
   readonly volume: string;
@@ -96,6 +97,7 @@ export class Journal {
   #syncedSeq: number;
   /** Newest sequence number whose flush was acknowledged. */
   #flushedSeq: number;
+  readonly #headers = new Slab({ zeroed: true });
   #unsynced: Appended[] = [];
   #unsyncedBytes = 0;
   #waiters: SyncWaiter[] = [];
@@ -234,7 +236,7 @@ export class Journal {
 
   #encode(record: Appended, vectors: Buffer[]): void {
     const { entry, checksums } = record;
-    const header = Buffer.alloc(headerBytesFor(checksums.length));
+    const header = this.#headers.take(headerBytesFor(checksums.length));
     const facts = {
       kind: entry.kind,
       seq: record.seq,

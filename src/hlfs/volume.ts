@@ -34,6 +34,7 @@ import { blockBytes } from './pointer.ts';
 import { Publisher } from './publisher.ts';
 import type { SnapshotDocument } from './schema.ts';
 import { segmentFlags } from './segment-format.ts';
+import { Slab } from './slab.ts';
 import type {
   Done,
   ExtentsDone,
@@ -127,6 +128,7 @@ export class Volume implements OpenVolume {
   /** Roots of snapshots whose document is not written yet. */
   readonly #unnamed = new Set<number>();
   #flushedUnpublishedMs = 0;
+  readonly #readBuffers = new Slab({ zeroed: false });
   readonly #counts = { reads: 0, writes: 0, flushes: 0, readBytes: 0, writtenBytes: 0 };
 
   constructor(parts: VolumeParts) {
@@ -210,7 +212,7 @@ export class Volume implements OpenVolume {
     this.#counts.readBytes += length;
     const first = Math.floor(offset / blockBytes);
     const count = Math.floor((offset + length - 1) / blockBytes) - first + 1;
-    const target = Buffer.allocUnsafe(count * blockBytes);
+    const target = this.#readBuffers.take(count * blockBytes);
     readLayers(this.#layers, first, count, target, (error, dataBlocks) => {
       if (error) return done(error, []);
       const start = offset - first * blockBytes;

@@ -32,6 +32,11 @@ export class FileCache {
     this.#limit = limit;
   }
 
+  /** Fill `target` at once when the file is open and that needs no disk access. */
+  readCached(key: string, offset: number, target: Buffer): boolean {
+    return this.#open.get(key)?.file.readCached?.(target, offset) ?? false;
+  }
+
   read(key: string, path: string, offset: number, target: Buffer, done: StoreReadDone): void {
     let cached: CachedFile;
     try {

@@ -156,6 +156,11 @@ class DirectoryStore implements LocalStore {
   }
 
   read(key: string, offset: number, target: Buffer, done: StoreReadDone): void {
+    // An open file's key was checked when it was opened.
+    if (this.#cache.readCached(key, offset, target)) {
+      done(null);
+      return;
+    }
     const error = keyError(key) ?? (this.#closed ? this.#closedError() : null);
     if (error !== null) {
       queueMicrotask(() => done(error));

@@ -1,0 +1,18 @@
+/**
+ * `npm run bench -- SUITE [options]`: measure a suite, print its table, write bench/out/SUITE.json.
+ *
+ *   block   fio's nbd engine against dvce and its peers on the same disk (bench/block.ts)
+ *
+ * Benchmarks never gate tests by time.
+ */
+import { measureBlock } from './block.ts';
+
+const [suite, ...options] = process.argv.slice(2);
+const suites: Readonly<Record<string, (options: readonly string[]) => Promise<void>>> = {
+  block: measureBlock,
+};
+const measure = suite === undefined ? undefined : suites[suite];
+if (measure === undefined) {
+  process.stderr.write(`usage: npm run bench -- ${Object.keys(suites).join('|')} [--help]\n`);
+  process.exitCode = 64;
+} else await measure(options);
