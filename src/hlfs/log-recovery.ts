@@ -34,12 +34,7 @@ export async function recoverLog(log: LogId, options: WriterOptions): Promise<Re
   const firstNumber = base === null ? 1 : base.rootSegment + 1;
   const numbers = await listSegments(context.store, log);
   const root = await newestRoot(context.store, log, numbers);
-  // Dead segments go only after two roots; so a log without its first segment has had roots, and none can be read.
-  if (root === null && numbers.length > 0 && numbers[0] !== firstNumber)
-    throw new DvceError('SEGMENT_DAMAGED', {
-      name: segmentKey(log, numbers.at(-1) ?? 0),
-      reason: 'no root of the log can be read, and its first segments are gone',
-    });
+  if (root === null) requireFirst(log, numbers, firstNumber);
   const baseRange = base?.ranges.at(-1);
   const start =
     root === null && base !== null && baseRange !== undefined
@@ -68,6 +63,15 @@ export async function recoverLog(log: LogId, options: WriterOptions): Promise<Re
     flushMark: mark === null ? null : { seq: Number(mark.seq), wallMs: Number(mark.wallMs) },
     quarantined: numbers.filter((number) => number >= state.next),
   };
+}
+
+/** Dead segments go only after two roots; so a log without its first segment has had roots, and none can be read. */
+function requireFirst(log: LogId, numbers: readonly number[], firstNumber: number): void {
+  if (numbers.length === 0 || numbers[0] === firstNumber) return;
+  throw new DvceError('SEGMENT_DAMAGED', {
+    name: segmentKey(log, numbers.at(-1) ?? 0),
+    reason: 'no root of the log can be read, and its first segments are gone',
+  });
 }
 
 type Continuation = Pick<
