@@ -3,7 +3,7 @@
  * in a process of its own when there is no agent (doctor-main.ts).
  */
 import { constants } from 'node:fs';
-import { access, open, stat } from 'node:fs/promises';
+import { access, stat } from 'node:fs/promises';
 import { delimiter, dirname, join } from 'node:path';
 import type { Doctor } from '../api/index.ts';
 import {
@@ -28,7 +28,6 @@ export interface ExamineOptions {
   readonly agentRuns: boolean;
   /** Directories with programs; the usual ones when not given. */
   readonly programPath?: string;
-  readonly kvmDevice?: string;
 }
 
 const nodeMajorMin = 24;
@@ -67,7 +66,7 @@ export async function examineHost(options: ExamineOptions): Promise<Doctor> {
   const findings = await Promise.all([
     guarded('node', async () => checkNode(process.versions.node)),
     guarded('hypervisor', () => checkHypervisor(options)),
-    guarded('kvm', () => checkKvm(options.kvmDevice ?? '/dev/kvm')),
+    guarded('kvm', () => checkKvm(options)),
     guarded('qemu-img', () => checkQemuImg(options.programPath ?? usualPath)),
     guarded('data directory', () => checkDirectory(options.dataDirectory)),
     guarded('free space', () => checkSpace(options)),
@@ -95,28 +94,18 @@ async function checkHypervisor({ driver }: ExamineOptions): Promise<Finding> {
     : fail('hypervisor', problem.message, problem.advice);
 }
 
-async function checkKvm(device: string): Promise<Finding> {
-  const slow = 'guests run emulated, which is slow';
-  try {
-    await access(device, constants.R_OK | constants.W_OK);
-  } catch (error) {
-    return systemCode(error) === 'ENOENT'
-      ? warn(
-          'kvm',
-          `${device} does not exist: ${slow}`,
-          'Enable virtualisation in the firmware and load the module kvm_intel or kvm_amd.',
-        )
-      : warn('kvm', `${device} cannot be opened: ${slow}`, 'Add this user to the group kvm.');
-  }
-  const file = await open(device, 'r+').catch(() => undefined);
-  if (file === undefined)
-    return warn(
-      'kvm',
-      `${device} is there but does not open: ${slow}`,
-      'See the kernel messages (dmesg).',
-    );
-  await file.close();
-  return ok('kvm', `${device} opens`);
+/** A device that opens proves nothing: the probe guest ran under KVM, or it did not. */
+async function checkKvm({ driver }: ExamineOptions): Promise<Finding> {
+  if ((await driver.probe()).length > 0)
+    return warn('kvm', 'not known, because no guest ran', 'First see to the hypervisor.');
+  const refused = (await driver.kvmRefused())?.split('\n')[0] ?? null;
+  return refused === null
+    ? ok('kvm', 'guests run under KVM')
+    : warn(
+        'kvm',
+        `guests run emulated, which is slow: ${refused}`,
+        'Enable virtualisation in the firmware, load the module kvm_intel or kvm_amd, and let this user open /dev/kvm.',
+      );
 }
 
 async function checkQemuImg(programPath: string): Promise<Finding> {

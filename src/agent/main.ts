@@ -1,5 +1,5 @@
 /**
- * The agent's process: `node src/agent/main.ts --data-dir DIR`. Wires the real clock, disk and log in; ends on SIGTERM and
+ * The agent's process: `node src/agent/main.ts --data-dir DIR [-- options of blockd]`. Wires the real clock, disk and log in; ends on SIGTERM and
  * SIGINT. With `--stop REQUEST` it only stops what an agent that was killed left behind. Its log goes to standard error as JSON lines, a reason not to start as one line `error: ...`.
  */
 import { readFileSync } from 'node:fs';
@@ -17,8 +17,13 @@ import {
 } from '../base/index.ts';
 import { runAgent, stopWithoutAgent } from './process.ts';
 
-function parse(): { dataDirectory: string; stopRequest: Shutdown | undefined } {
-  const { values } = parseArgs({
+function parse(): {
+  dataDirectory: string;
+  stopRequest: Shutdown | undefined;
+  blockdOptions: readonly string[];
+} {
+  const { values, positionals } = parseArgs({
+    allowPositionals: true,
     options: { 'data-dir': { type: 'string' }, stop: { type: 'string' } },
   });
   const dataDirectory = values['data-dir'];
@@ -29,7 +34,7 @@ function parse(): { dataDirectory: string; stopRequest: Shutdown | undefined } {
       advice: 'Start it with: dvce agent --data-dir DIR',
     });
   const stopRequest = values.stop === undefined ? undefined : (JSON.parse(values.stop) as Shutdown);
-  return { dataDirectory, stopRequest };
+  return { dataDirectory, stopRequest, blockdOptions: positionals };
 }
 
 const { version } = JSON.parse(
@@ -42,9 +47,10 @@ for (const name of ['SIGTERM', 'SIGINT'] as const) process.on(name, () => stop.a
 // Injected timers do not keep a process alive; until the socket listens, this port does.
 const alive = new MessageChannel().port1.on('message', () => {});
 try {
-  const { dataDirectory, stopRequest } = parse();
+  const { dataDirectory, stopRequest, blockdOptions } = parse();
   const options = {
     dataDirectory,
+    blockdOptions,
     release: version,
     files: nodeFileSystem,
     clock: systemClock,

@@ -30,6 +30,8 @@ import { buildServer } from './server.ts';
 
 export interface AgentProcessOptions {
   readonly dataDirectory: string;
+  /** For blockd, when it has to be started. */
+  readonly blockdOptions: readonly string[];
   readonly release: string;
   readonly files: FileSystem;
   readonly clock: Clock;
@@ -115,7 +117,13 @@ async function openAgent(
 
 async function serve(options: AgentProcessOptions, layout: AgentLayout): Promise<void> {
   const { clock, timers, logger, signal } = options;
-  await ensureBlockd({ dataDirectory: layout.root, clock, timers, signal });
+  await ensureBlockd({
+    dataDirectory: layout.root,
+    argv: options.blockdOptions,
+    clock,
+    timers,
+    signal,
+  });
   const { agent, client } = await openAgent(options, layout);
   await agent.reconcile();
   const server = await buildServer(agent, logger, options.release);
@@ -154,7 +162,7 @@ const aborted = (signal: AbortSignal): Promise<void> =>
 
 /** blockd is kept running by its launcher; here it is seen to that the launcher runs. */
 async function watchBlockd(
-  { clock, timers, signal, logger }: AgentProcessOptions,
+  { blockdOptions, clock, timers, signal, logger }: AgentProcessOptions,
   agent: Agent,
   layout: AgentLayout,
 ): Promise<void> {
@@ -162,7 +170,13 @@ async function watchBlockd(
     try {
       await sleep(timers, limits.agentWatchMs, signal);
       if (agent.stopping) continue;
-      await ensureBlockd({ dataDirectory: layout.root, clock, timers, signal });
+      await ensureBlockd({
+        dataDirectory: layout.root,
+        argv: blockdOptions,
+        clock,
+        timers,
+        signal,
+      });
     } catch (error) {
       if (signal.aborted) return;
       logger.error({ err: error }, 'blockd does not answer');

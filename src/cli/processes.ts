@@ -16,7 +16,7 @@ const entryOf = (context: Context, name: string): string =>
 const quiet = '--disable-warning=ExperimentalWarning';
 
 /** Become `name` (execve): same process id, so that signals and supervisors reach it. Does not return. */
-export function become(context: Context, name: string): never {
+export function become(context: Context, name: string, more: readonly string[]): never {
   const entry = entryOf(context, name);
   if (process.execve === undefined)
     throw new DvceError('UNSUPPORTED', {
@@ -31,7 +31,7 @@ export function become(context: Context, name: string): never {
   );
   process.execve(
     process.execPath,
-    [process.execPath, quiet, entry, '--data-dir', context.dataDirectory],
+    [process.execPath, quiet, entry, '--data-dir', context.dataDirectory, ...more],
     environment,
   );
   throw new DvceError('INTERNAL', { reason: 'execve came back' });
@@ -45,7 +45,7 @@ export interface Started {
 }
 
 /** Start the agent so that it outlives this process; what it prints goes to its log. */
-export function startAgent(context: Context): Started {
+export function startAgent(context: Context, blockdOptions: readonly string[]): Started {
   const directory = join(context.dataDirectory, 'log');
   mkdirSync(directory, { recursive: true, mode: 0o750 });
   const logPath = join(directory, 'agent.log');
@@ -54,7 +54,14 @@ export function startAgent(context: Context): Started {
   try {
     const child = spawn(
       process.execPath,
-      [quiet, entryOf(context, 'agent/main'), '--data-dir', context.dataDirectory],
+      [
+        quiet,
+        entryOf(context, 'agent/main'),
+        '--data-dir',
+        context.dataDirectory,
+        '--',
+        ...blockdOptions,
+      ],
       { detached: true, stdio: ['ignore', log, log], cwd: '/' },
     );
     child.on('error', (error) => {

@@ -23,7 +23,7 @@ function argument(spec: ArgumentSpec): Argument {
   return spec.choices === undefined ? made : made.choices(spec.choices);
 }
 
-const plainName = (name: string): string => name.replace(/[<>[\]]/g, '');
+const plainName = (name: string): string => name.replace(/[<>[\].]/g, '');
 
 function addCommand(parent: Command, spec: CommandSpec, execute: Execute): void {
   const command = parent
@@ -32,6 +32,7 @@ function addCommand(parent: Command, spec: CommandSpec, execute: Execute): void 
     .description(spec.details === undefined ? spec.summary : `${spec.summary}\n\n${spec.details}`)
     .addHelpText('before', examplesText(spec.examples))
     .configureHelp({ showGlobalOptions: true });
+  if (spec.passThrough === true) command.allowUnknownOption();
   for (const one of spec.arguments ?? []) command.addArgument(argument(one));
   for (const one of spec.options ?? []) command.addOption(option(one));
   const names = (spec.arguments ?? []).map(({ name }) => plainName(name));

@@ -42,6 +42,8 @@ export interface CommandSpec {
   readonly examples: readonly string[];
   readonly run: () => Promise<Run>;
   readonly hidden?: boolean;
+  /** Options that are not known here are handed on as they are. */
+  readonly passThrough?: boolean;
 }
 
 export interface NounSpec {
@@ -53,6 +55,7 @@ export interface NounSpec {
 /** The arguments and options that a command got, with their types checked at the point of use. */
 export class Given {
   readonly #arguments: ReadonlyMap<string, string>;
+  readonly #rest: readonly string[];
   readonly #options: Readonly<Record<string, unknown>>;
 
   constructor(
@@ -65,6 +68,7 @@ export class Given {
       return typeof value === 'string' ? [[name, value]] : [];
     });
     this.#arguments = new Map(pairs);
+    this.#rest = values.flatMap((value) => (Array.isArray(value) ? (value as string[]) : []));
     this.#options = options;
   }
 
@@ -76,6 +80,10 @@ export class Given {
   }
   optionalArgument(name: string): string | undefined {
     return this.#arguments.get(name);
+  }
+  /** What a last argument with `...` took. */
+  rest(): readonly string[] {
+    return this.#rest;
   }
   flag(name: string): boolean {
     return this.#options[name] === true;

@@ -69,6 +69,8 @@ export interface Hypervisor {
   forget(vm: VmDefinition): Promise<void>;
   /** What is missing on this host to run guests; [] when a probe guest really ran. */
   probe(): Promise<readonly DvceError[]>;
+  /** Why guests run emulated, not under KVM; null when they run under KVM. */
+  kvmRefused(): Promise<string | null>;
   /** Let go of all guests without touching them. */
   close(): Promise<void>;
 }

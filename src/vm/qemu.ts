@@ -113,6 +113,10 @@ class QemuDriver implements Hypervisor {
     return (await this.#probed()).problems;
   }
 
+  async kvmRefused(): Promise<string | null> {
+    return (await this.#probed()).kvmRefused;
+  }
+
   async close(): Promise<void> {
     await Promise.allSettled(this.#queues.values());
     for (const guest of this.#guests.values()) guest.close();

@@ -21,7 +21,6 @@ function host(root: string) {
     files: nodeFileSystem,
     agentRuns: false,
     programPath: root,
-    kvmDevice: `${root}/kvm`,
   };
 }
 
@@ -50,14 +49,26 @@ t.test('missing qemu: the doctor says what to install', async (t) => {
   const options = host(place(t));
   const advice = 'apt-get install qemu-system-x86';
   options.driver.problems = [new DvceError('TOOL_MISSING', { tool: 'qemu-system-x86_64', advice })];
-  const { ok, by } = await found({ ...options, programPath: '/nowhere', kvmDevice: '/nowhere' });
+  const { ok, by } = await found({ ...options, programPath: '/nowhere' });
   t.equal(ok, false);
   t.match(by, {
     hypervisor: { result: 'fail', advice: /apt-get install qemu-system-x86/ },
     'qemu-img': { result: 'fail', advice: /apt-get install qemu-utils/ },
-    kvm: { result: 'warn', detail: /emulated/ },
+    kvm: { result: 'warn', detail: /no guest ran/ },
   });
 });
+
+t.test(
+  'a device that opens proves nothing: what counts is under what the probe guest ran',
+  async (t) => {
+    const options = host(place(t));
+    t.match((await found(options)).by, { kvm: { result: 'ok' } });
+    options.driver.kvmProblem = 'a guest hung\nfor ever';
+    t.match((await found(options)).by, {
+      kvm: { result: 'warn', detail: /emulated.*: a guest hung$/ },
+    });
+  },
+);
 
 t.test('the data directory: not there yet, open to all, a file', async (t) => {
   const root = place(t);

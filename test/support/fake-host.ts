@@ -116,6 +116,7 @@ export class FakeHypervisor implements Hypervisor {
   /** What the guest does about the power button. */
   obeysButton = true;
   problems: readonly DvceError[] = [];
+  kvmProblem: string | null = null;
   #listener: (vmId: string, observation: VmObservation) => void = () => {};
 
   async start(vm: VmDefinition): Promise<void> {
@@ -157,6 +158,9 @@ export class FakeHypervisor implements Hypervisor {
   }
   async probe(): Promise<readonly DvceError[]> {
     return this.problems;
+  }
+  async kvmRefused(): Promise<string | null> {
+    return this.kvmProblem;
   }
   async close(): Promise<void> {}
 }

@@ -69,7 +69,7 @@ t.test('examples of the help texts', { skip }, async (t) => {
   for (const [at, example] of examples.entries()) {
     // The first ones tell a story of their own, from nothing.
     if (at >= rootExamples.length) for (const line of before[example] ?? []) await must(line);
-    if (foreground.some((line) => example === line || example.startsWith(`${line} --data-dir`))) {
+    if (foreground.some((line) => example === line || example.startsWith(`${line} --`))) {
       await runs(example);
       continue;
     }

@@ -15,8 +15,9 @@ const pollMs = 50;
 /** A timer of its own, because the injected ones do not keep a process alive. */
 const pause = (): Promise<void> => after(pollMs);
 
-export const agent: Run = async (context) => become(context, 'agent/main');
-export const blockd: Run = async (context) => become(context, 'blockd/main');
+export const agent: Run = async (context, given) =>
+  become(context, 'agent/main', ['--', ...given.rest()]);
+export const blockd: Run = async (context, given) => become(context, 'blockd/main', given.rest());
 
 /** The status of the agent, or undefined when none answers. */
 async function look(context: Context): Promise<Status | undefined> {
@@ -35,7 +36,7 @@ export const up: Run = async (context, given) => {
     output.note('The agent runs already.');
     return say(context, running);
   }
-  const started = startAgent(context);
+  const started = startAgent(context, given.rest());
   const timeoutMs = given.number('timeout') ?? limits.agentStartMs;
   const end = systemClock.monotonicMs() + timeoutMs;
   for (;;) {

@@ -7,6 +7,8 @@ const operation = () => import('../commands/operation.ts');
 
 const id = { name: '<id>', text: 'id of the operation', names: 'operation' } as const;
 
+const blockdOptions = { name: '[options...]', text: 'options of blockd' } as const;
+
 export const op: NounSpec = {
   name: 'op',
   summary: 'operations: work that takes longer',
@@ -56,8 +58,10 @@ export const single: readonly CommandSpec[] = [
   {
     name: 'up',
     summary: 'start the agent in the background and wait until it answers',
+    details: 'What follows -- is handed to blockd when it has to be started (see: dvce blockd).',
+    arguments: [blockdOptions],
     options: [option.timeout],
-    examples: ['dvce up', 'dvce up --timeout 1m'],
+    examples: ['dvce up', 'dvce up --timeout 1m', 'dvce up -- --journal-bytes 256MiB'],
     run: async () => (await processes()).up,
   },
   {
@@ -97,13 +101,19 @@ export const single: readonly CommandSpec[] = [
   {
     name: 'agent',
     summary: 'run the agent in the foreground',
-    examples: ['dvce agent', 'dvce agent --data-dir /srv/dvce'],
+    details: 'What follows -- is handed to blockd when it has to be started (see: dvce blockd).',
+    arguments: [blockdOptions],
+    examples: ['dvce agent', 'dvce agent --data-dir /srv/dvce -- --journal-bytes 256MiB'],
     run: async () => (await processes()).agent,
   },
   {
     name: 'blockd',
     summary: 'run blockd in the foreground (the agent does this by itself)',
-    examples: ['dvce blockd', 'dvce blockd --data-dir /srv/dvce'],
+    details:
+      'Its own options: --store DIR, --nbd-tcp HOST:PORT with --nbd-tls-dir DIR or --nbd-insecure, --journal-bytes SIZE, --workers COUNT, --export-idle TIME, --log-level LEVEL, --foreground, --supervise.',
+    arguments: [blockdOptions],
+    passThrough: true,
+    examples: ['dvce blockd', 'dvce blockd --data-dir /srv/dvce --journal-bytes 256MiB'],
     run: async () => (await processes()).blockd,
   },
   {
