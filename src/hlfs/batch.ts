@@ -91,8 +91,10 @@ async function copyBlock(
   readBelow: (block: number, target: Buffer) => Promise<void>,
 ): Promise<number> {
   if (!overlay.fill(entry, target)) {
-    await readBelow(block, target);
+    const isWhole = await readIfWhole(block, target, readBelow);
     if (entry.kind === 'partial') Overlay.overlayPartial(entry.partial, target);
+    // The old rest of the block is lost: a checksum that cannot fit keeps it an error until it is overwritten whole.
+    if (!isWhole) return (crc32c(target) ^ 0xffff_ffff) >>> 0;
   }
   const checksum = crc32c(target);
   if (entry.kind === 'journal' && checksum !== entry.checksum)
@@ -102,3 +104,22 @@ async function copyBlock(
     });
   return checksum;
 }
+
+/** @returns false when what lies below is damaged; `target` is zeros then */
+async function readIfWhole(
+  block: number,
+  target: Buffer,
+  readBelow: (block: number, target: Buffer) => Promise<void>,
+): Promise<boolean> {
+  try {
+    await readBelow(block, target);
+    return true;
+  } catch (error) {
+    const isDamage = error instanceof DvceError && damageCodes.has(error.code);
+    if (!isDamage) throw error;
+    target.fill(0);
+    return false;
+  }
+}
+
+const damageCodes: ReadonlySet<string> = new Set(['SEGMENT_DAMAGED', 'SEGMENT_MISSING']);

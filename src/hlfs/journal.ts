@@ -102,6 +102,7 @@ export class Journal {
   #unsyncedBytes = 0;
   #waiters: SyncWaiter[] = [];
   #syncing = false;
+  #onSyncEnded: () => void = () => {};
   #broken: DvceError | null = null;
 
   constructor(options: JournalOptions) {
@@ -199,8 +200,13 @@ export class Journal {
       });
   }
 
-  close(): void {
+  /** Answers every flush that still waits, and lets go of the files when the sync under way is over (B-31). */
+  async close(): Promise<void> {
     this.#broken ??= new DvceError('VOLUME_CLOSED', { name: this.#options.identity.volume });
+    const waiters = this.#waiters;
+    this.#waiters = [];
+    for (const waiter of waiters) waiter.done(this.#broken);
+    if (this.#syncing) await new Promise<void>((resolve) => (this.#onSyncEnded = resolve));
     for (const slot of this.#slots) slot.file.closeSync();
   }
 
@@ -327,7 +333,11 @@ export class Journal {
     }
     const upTo = slot.lastSeq;
     slot.file.dataSync((error) => {
-      if (this.#broken) return;
+      if (this.#broken) {
+        this.#syncing = false;
+        this.#onSyncEnded();
+        return;
+      }
       if (error) {
         this.#syncEnded(toDvceError(error, slot.file.path), seq);
         return;

@@ -12,9 +12,10 @@ import { DvceError, type LogId } from '../base/index.ts';
 import { readLog } from './catalog-documents.ts';
 import type { LogState, WriterOptions } from './log-writer.ts';
 import { LogWriter } from './log-writer.ts';
-import { segmentKey } from './schema.ts';
+import { type LogDocument, segmentKey } from './schema.ts';
 import { type SegmentHeader, segmentFlags } from './segment-format.ts';
-import { listSegments, type Root, readHeader, readIndex, readRoot } from './segments.ts';
+import { chunksFit, listSegments, type Root, readHeader, readIndex, readRoot } from './segments.ts';
+import type { SegmentStore } from './store.ts';
 
 export interface RecoveredLog {
   readonly writer: LogWriter;
@@ -27,19 +28,11 @@ export interface RecoveredLog {
 
 export async function recoverLog(log: LogId, options: WriterOptions): Promise<RecoveredLog> {
   const { context } = options;
-  const document = await readLog(context, log);
-  if (document === undefined)
-    throw new DvceError('DOCUMENT_DAMAGED', { name: `logs/${log}/log`, reason: 'it is missing' });
-  const base = document.value.base;
+  const base = await readBase(context, log);
   const firstNumber = base === null ? 1 : base.rootSegment + 1;
   const numbers = await listSegments(context.store, log);
   const root = await newestRoot(context.store, log, numbers);
-  if (root === null) requireFirst(log, numbers, firstNumber);
-  const baseRange = base?.ranges.at(-1);
-  const start =
-    root === null && base !== null && baseRange !== undefined
-      ? await readRoot(context.store, baseRange.log, base.rootSegment)
-      : root;
+  const start = root ?? (await readBaseRoot(context.store, base));
   const state: LogState = {
     log,
     baseRanges: base?.ranges ?? [],
@@ -55,22 +48,35 @@ export async function recoverLog(log: LogId, options: WriterOptions): Promise<Re
   await fillSizes(options, state);
   const writer = new LogWriter(state, options);
   const last = await rollForward(writer, options, numbers, start?.header ?? null);
+  const quarantined = numbers.filter((number) => number >= state.next);
+  if (root === null) await refuseLostRoots(context.store, log, firstNumber, quarantined);
   const mark = start?.facts.flushMark ?? null;
   return {
     writer,
     sizeBytes: start === null ? null : Number(start.facts.sizeBytes),
     wasClean: last !== null && (last.flags & segmentFlags.clean) !== 0,
     flushMark: mark === null ? null : { seq: Number(mark.seq), wallMs: Number(mark.wallMs) },
-    quarantined: numbers.filter((number) => number >= state.next),
+    quarantined,
   };
 }
 
-/** Dead segments go only after two roots; so a log without its first segment has had roots, and none can be read. */
-function requireFirst(log: LogId, numbers: readonly number[], firstNumber: number): void {
-  if (numbers.length === 0 || numbers[0] === firstNumber) return;
+/**
+ * No root of the log can be read, and not every segment is there: those that are missing were dead in a root. What is left
+ * would be an old content full of holes, so it is an error, also for reading.
+ */
+async function refuseLostRoots(
+  store: WriterOptions['context']['store'],
+  log: LogId,
+  firstNumber: number,
+  quarantined: readonly number[],
+): Promise<void> {
+  const last = quarantined.at(-1);
+  if (last === undefined) return;
+  const header = await tolerantHeader(store, log, last);
+  if (header !== undefined && header.rootSegment < firstNumber) return;
   throw new DvceError('SEGMENT_DAMAGED', {
-    name: segmentKey(log, numbers.at(-1) ?? 0),
-    reason: 'no root of the log can be read, and its first segments are gone',
+    name: segmentKey(log, header?.rootSegment ?? last),
+    reason: 'no root of the log can be read any more',
   });
 }
 
@@ -114,7 +120,7 @@ async function fillSizes({ context }: WriterOptions, state: LogState): Promise<v
 
 /** The newest root of a log that can be read; null when the log has none of its own. */
 export async function newestRoot(
-  store: WriterOptions['context']['store'],
+  store: SegmentStore,
   log: LogId,
   numbers: readonly number[],
 ): Promise<Root | null> {
@@ -125,7 +131,8 @@ export async function newestRoot(
     const header = await unlessDamaged(readHeader(store, log, number));
     if (header === undefined || !present.has(header.rootSegment)) continue;
     const root = await unlessDamaged(readRoot(store, log, header.rootSegment));
-    if (root !== undefined) return root;
+    // Its map pages too: recovery can make them anew from the root before, a reader later cannot.
+    if (root !== undefined && (await chunksFit(store, root.header))) return root;
     below = header.rootSegment;
   }
   return null;

@@ -177,7 +177,9 @@ export class BlockMap {
     for (let at = 0; at < words.length; at += 4)
       if (words[at] !== 0) checkRawPointer(words[at] ?? 0, words[at + 1] ?? 0, words[at + 2] ?? 0);
     const page: Page = { level, index, words, dirty: false, storedIn: pointer[0] };
-    // Another path may have made the page meanwhile (only the publisher does, and it waits for loads of the same key).
+    // The publisher may have made or changed the page meanwhile: its copy is the newer one.
+    const present = this.#pages.get(keyOf(level, index));
+    if (present !== undefined) return present;
     this.#insert(page);
     return page;
   }

@@ -229,8 +229,9 @@ export class Publisher {
   /** Idle: write the roots that dead segments wait for, and clean what is mostly dead. */
   async #reclaim(): Promise<void> {
     const { writer, rootFacts, positions, context } = this.#options;
-    const held = await positions();
     await writer.finish();
+    if (this.frozen.length > 0) return this.reclaim(); // guests come first
+    const held = await positions();
     const cleaned = await cleanOnce(context, writer, held, this.#damaged);
     for (let round = 0; round < 3; round += 1) {
       if (this.frozen.length > 0) return this.reclaim();

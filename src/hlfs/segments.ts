@@ -8,7 +8,13 @@ import { crc32c, DvceError, type LogId, limits, toDvceError } from '../base/inde
 import { blockBytes } from './pointer.ts';
 import { decodeRoot, type RootFacts, type SegmentRow } from './root-format.ts';
 import { type LogRange, segmentKey } from './schema.ts';
-import { decodeSegmentHeader, type SegmentHeader, segmentHeaderBytes } from './segment-format.ts';
+import {
+  chunkBytes,
+  decodeSegmentHeader,
+  type SegmentHeader,
+  segmentDataOffset,
+  segmentHeaderBytes,
+} from './segment-format.ts';
 import { decodeIndex, type IndexRun } from './segment-index.ts';
 import type { SegmentStore } from './store.ts';
 
@@ -181,6 +187,21 @@ export async function readRoot(store: SegmentStore, log: LogId, number: number):
     what: 'root record',
   });
   return { header, ...decodeRoot(bytes, key) };
+}
+
+/** Does all content of a segment fit its chunk table? */
+export async function chunksFit(store: SegmentStore, header: SegmentHeader): Promise<boolean> {
+  const key = segmentKey(header.log, header.number);
+  const bytes = header.totalBytes - segmentHeaderBytes - header.chunkOffset;
+  const table = await readExactly(store, key, header.chunkOffset, bytes);
+  if (crc32c(table) !== header.chunkChecksum) return false;
+  for (let at = segmentDataOffset; at < header.chunkOffset; at += chunkBytes) {
+    const length = Math.min(chunkBytes, header.chunkOffset - at);
+    const chunk = await readExactly(store, key, at, length);
+    const sum = table.readUInt32LE(((at - segmentDataOffset) / chunkBytes) * 4);
+    if (crc32c(chunk) !== sum) return false;
+  }
+  return true;
 }
 
 /** Numbers of the segments of a log that exist, ascending. */

@@ -1,0 +1,246 @@
+/**
+ * Requests on their way into the journal.
+ *
+ *   push -> queue -> end of the turn: as many as fit become journal records, in one write -> applied -> acknowledged
+ *                    what does not fit stays, in order, until space is freed
+ *
+ * Invariants:
+ * - requests are journaled, applied and acknowledged in the order in which they came (J1); nothing overtakes what waits;
+ * - a request that waits is looked at again in the turn in which it is journaled: if its connection has died it is dropped
+ *   (N6);
+ * - above the first threshold each turn waits a little, above the second writes wait for space; the rest of the journal is
+ *   for marks and trims (J8);
+ * - a write held too long by a full store fails with ENOSPC (S9).
+ */
+import { type Clock, DvceError, limits, type Timers, toDvceError } from '../base/index.ts';
+import type { Appended, Entry, Journal } from './journal.ts';
+import { recordBytes } from './journal-format.ts';
+import { blockBytes } from './pointer.ts';
+import type { Done, RequestOrigin } from './volume-api.ts';
+
+export interface Request {
+  readonly kind: 'write' | 'hole' | 'zero' | 'mark' | 'flush';
+  readonly offset: number;
+  readonly length: number;
+  readonly payload: Buffer | null;
+  readonly fua: boolean;
+  readonly origin: RequestOrigin;
+  readonly done: Done;
+}
+
+interface Queued extends Request {
+  /** Bytes of it that are journaled already: a long write becomes several records. */
+  journaled: number;
+  /** When it began to wait for space, 0 while it does not. */
+  heldSinceMs: number;
+}
+
+/** What one turn takes from the queue, and the journal bytes that are left for it. */
+interface Admission {
+  readonly entries: Entry[];
+  readonly ended: Queued[];
+  readonly syncs: Queued[];
+  readonly held: Queued[];
+  room: number;
+  writeRoom: number;
+  /** A request did not fit: those behind it wait too. */
+  isFull: boolean;
+  readonly wallMs: number;
+}
+
+export interface QueueOptions {
+  readonly clock: Clock;
+  readonly timers: Timers;
+  readonly journal: Journal;
+  /** A tail of an earlier incarnation is not published yet: nothing may be journaled (J4). */
+  readonly isCarrying: () => boolean;
+  /** Why publishing does not get on, or null. */
+  readonly publishingWaits: () => DvceError | null;
+  /** Records were appended: apply them, in order. */
+  readonly onAppended: (records: readonly Appended[]) => void;
+  /** Requests wait for space: what was journaled last has to go to the store too. */
+  readonly onHeld: () => void;
+  readonly onFlushed: (seq: number, wallMs: number) => void;
+  readonly onFailed: (error: DvceError) => void;
+}
+
+export class RequestQueue {
+  readonly #options: QueueOptions;
+  #queue: Queued[] = [];
+  #isScheduled = false;
+  #failure: DvceError | null = null;
+
+  constructor(options: QueueOptions) {
+    this.#options = options;
+  }
+
+  get isEmpty(): boolean {
+    return this.#queue.length === 0;
+  }
+
+  push(request: Request): void {
+    if (this.#failure) {
+      request.done(this.#failure);
+      return;
+    }
+    this.#queue.push({ ...request, journaled: 0, heldSinceMs: 0 });
+    this.#schedule();
+  }
+
+  /** Space was freed, or something else changed that requests wait for. */
+  wake(): void {
+    if (this.#queue.length > 0) this.#schedule();
+  }
+
+  /** Refuse what waits and everything from now on. */
+  fail(error: DvceError): void {
+    this.#failure ??= error;
+    const queue = this.#queue;
+    this.#queue = [];
+    for (const request of queue) request.done(this.#failure);
+  }
+
+  #schedule(): void {
+    if (this.#isScheduled) return;
+    this.#isScheduled = true;
+    const pauseMs = this.#slowdownMs();
+    if (pauseMs === 0) this.#options.timers.defer(() => this.#turn());
+    else this.#options.timers.after(pauseMs, () => this.#turn());
+  }
+
+  /** J8: publishing keeps up better when each turn waits a little before writes must be held. */
+  #slowdownMs(): number {
+    const { usedBytes, quotaBytes } = this.#options.journal;
+    const percent = (usedBytes * 100) / quotaBytes;
+    if (percent < limits.journalSlowPercent) return 0;
+    const range = limits.journalHoldPercent - limits.journalSlowPercent;
+    const share = Math.min(1, (percent - limits.journalSlowPercent) / range);
+    return Math.ceil(limits.journalSlowMs * share);
+  }
+
+  /** End of a turn of the event loop: journal everything that came in, in one write. */
+  #turn(): void {
+    this.#isScheduled = false;
+    if (this.#failure) return;
+    const { entries, ended, syncs, held } = this.#admit();
+    this.#queue = held;
+    if (!this.#append(entries)) {
+      for (const request of [...ended, ...syncs]) request.done(this.#failure);
+      return;
+    }
+    for (const request of ended) request.done(null);
+    if (syncs.length > 0) this.#sync(syncs);
+    if (this.#queue.length > 0) this.#watchHeld();
+  }
+
+  /** @returns false when the journal can take nothing any more */
+  #append(entries: readonly Entry[]): boolean {
+    if (entries.length === 0) return true;
+    try {
+      this.#options.onAppended(this.#options.journal.append(entries));
+      return true;
+    } catch (error) {
+      this.fail(toDvceError(error));
+      this.#options.onFailed(toDvceError(error));
+      return false;
+    }
+  }
+
+  #admit(): Admission {
+    const { journal, clock, isCarrying } = this.#options;
+    const carrying = isCarrying();
+    const admission: Admission = {
+      entries: [],
+      ended: [],
+      syncs: [],
+      held: [],
+      isFull: false,
+      room: carrying ? 0 : journal.roomBytes,
+      writeRoom: carrying ? 0 : this.#writeRoom(),
+      wallMs: clock.wallMs(),
+    };
+    for (const request of this.#queue)
+      if (request.kind === 'flush') {
+        // What was acknowledged before it is journaled; with a tail still being carried over it waits for that.
+        const list = carrying ? admission.held : admission.syncs;
+        list.push(request);
+      } else if (request.origin.alive) this.#admitOne(request, admission);
+      else request.done(new DvceError('CANCELLED', { what: 'a request of a lost connection' }));
+    return admission;
+  }
+
+  #writeRoom(): number {
+    const { quotaBytes, usedBytes } = this.#options.journal;
+    return Math.floor((quotaBytes * limits.journalHoldPercent) / 100) - usedBytes;
+  }
+
+  #admitOne(request: Queued, admission: Admission): void {
+    const { held, ended, syncs } = admission;
+    if (!admission.isFull) {
+      const { room, writeRoom, entries, wallMs } = admission;
+      const limit = request.kind === 'write' ? Math.min(room, writeRoom) : room;
+      const taken = take(request, entries, limit, wallMs);
+      admission.room -= taken;
+      admission.writeRoom -= taken;
+      admission.isFull = request.journaled < Math.max(1, request.length);
+    }
+    if (admission.isFull) held.push(request);
+    else if (request.fua) syncs.push(request);
+    else ended.push(request);
+  }
+
+  #sync(requests: readonly Queued[]): void {
+    const { journal, clock, onFlushed } = this.#options;
+    const seq = journal.lastSeq;
+    const wallMs = clock.wallMs();
+    journal.sync((error) => {
+      if (!error) onFlushed(seq, wallMs);
+      for (const request of requests) request.done(error);
+    });
+  }
+
+  /** S9: a write that a full store has held for long fails, so that the hypervisor can stop the guest; reads go on. */
+  #watchHeld(): void {
+    const { clock, timers, publishingWaits, onHeld } = this.#options;
+    const nowMs = clock.monotonicMs();
+    const reason = publishingWaits();
+    this.#queue = this.#queue.filter((request) => {
+      if (request.heldSinceMs === 0) request.heldSinceMs = nowMs;
+      const isTooLong = nowMs - request.heldSinceMs > limits.holdBeforeNoSpaceMs;
+      if (!isTooLong || reason?.code !== 'NO_SPACE' || request.kind === 'flush') return true;
+      request.done(reason);
+      return false;
+    });
+    onHeld();
+    if (this.#queue.length === 0 || this.#isScheduled) return;
+    // Freed space schedules a turn at once; this one only looks after the time limit and dead connections.
+    timers.after(limits.heldCheckMs, () => this.wake());
+  }
+}
+
+/** Make records of as much of a request as fits into `room`. @returns bytes of journal used */
+function take(request: Queued, entries: Entry[], room: number, wallMs: number): number {
+  const { kind, offset, payload } = request;
+  if (kind === 'flush') return 0;
+  if (kind !== 'write' || payload === null) {
+    const bytes = recordBytes(kind, offset, request.length);
+    if (bytes > room) return 0;
+    entries.push({ kind, offset, length: request.length, payload: null, wallMs });
+    request.journaled = Math.max(1, request.length);
+    return bytes;
+  }
+  let used = 0;
+  while (request.journaled < request.length) {
+    const at = offset + request.journaled;
+    // Records end at block boundaries, so that no block is split without need.
+    const end = Math.floor((at + limits.recordPayloadBytes) / blockBytes) * blockBytes;
+    const length = Math.min(end - at, request.length - request.journaled);
+    const bytes = recordBytes('write', at, length);
+    if (used + bytes > room) break;
+    const piece = payload.subarray(request.journaled, request.journaled + length);
+    entries.push({ kind: 'write', offset: at, length, payload: piece, wallMs });
+    request.journaled += length;
+    used += bytes;
+  }
+  return used;
+}
