@@ -6,7 +6,8 @@
  * either before or after any write, and never a mixture of layers of different times.
  */
 import { DvceError, toDvceError } from '../base/index.ts';
-import type { BlockMap, Lookup } from './map.ts';
+import type { BlockMap } from './map.ts';
+import type { Lookup } from './map-page.ts';
 import { type Entry, Overlay, type PartialBlock } from './overlay.ts';
 import { blockBytes } from './pointer.ts';
 import type { SegmentReader } from './segments.ts';

@@ -65,19 +65,35 @@ export async function recoverLog(log: LogId, options: WriterOptions): Promise<Re
  * would be an old content full of holes, so it is an error, also for reading.
  */
 async function refuseLostRoots(
-  store: WriterOptions['context']['store'],
+  store: SegmentStore,
   log: LogId,
   firstNumber: number,
   quarantined: readonly number[],
 ): Promise<void> {
   const last = quarantined.at(-1);
   if (last === undefined) return;
-  const header = await tolerantHeader(store, log, last);
+  const header = await unlessDamaged(readHeader(store, log, last));
   if (header !== undefined && header.rootSegment < firstNumber) return;
   throw new DvceError('SEGMENT_DAMAGED', {
     name: segmentKey(log, header?.rootSegment ?? last),
     reason: 'no root of the log can be read any more',
   });
+}
+
+async function readBase(
+  context: WriterOptions['context'],
+  log: LogId,
+): Promise<LogDocument['base']> {
+  const document = await readLog(context, log);
+  if (document === undefined)
+    throw new DvceError('DOCUMENT_DAMAGED', { name: `logs/${log}/log`, reason: 'it is missing' });
+  return document.value.base;
+}
+
+async function readBaseRoot(store: SegmentStore, base: LogDocument['base']): Promise<Root | null> {
+  const range = base?.ranges.at(-1);
+  if (base === null || range === undefined) return null;
+  return await readRoot(store, range.log, base.rootSegment);
 }
 
 type Continuation = Pick<

@@ -16,6 +16,20 @@
  */
 import { assert, crc32c, limits } from '../base/index.ts';
 import {
+  fanout,
+  hasPage,
+  holds,
+  holeLookup,
+  keyOf,
+  type Lookup,
+  levelStep,
+  type Page,
+  pageBytes,
+  readEntry,
+  type TopPointer,
+  topLevel,
+} from './map-page.ts';
+import {
   blockBytes,
   checkRawPointer,
   pointerOffset,
@@ -25,40 +39,11 @@ import {
 } from './pointer.ts';
 import type { SegmentReader } from './segments.ts';
 
-const fanout = 256;
-const pageBytes = 4096;
-const topLevel = 3;
-
-interface Page {
-  readonly level: number;
-  readonly index: number;
-  readonly words: Uint32Array;
-  dirty: boolean;
-  /** Segment of the page's newest stored copy, 0 when it has none. */
-  storedIn: number;
-}
-
-export type TopPointer = readonly [number, number, number, number];
-
 export interface MapHooks {
   /** A unit of `segment` is not referred to any more, because of what segment `at` said. */
   readonly onRelease: (segment: number, at: number) => void;
   readonly onRetain: (segment: number) => void;
 }
-
-/** What is known of a block: a pointer, or nothing stored. */
-export type Lookup =
-  | {
-      readonly kind: 'block';
-      readonly segment: number;
-      readonly offset: number;
-      readonly checksum: number;
-    }
-  | { readonly kind: 'hole' }
-  | { readonly kind: 'zero' };
-
-const holeLookup: Lookup = { kind: 'hole' };
-const zeroLookup: Lookup = { kind: 'zero' };
 
 export interface StoredPages {
   /** For each segment from the first on: page images and their keys (level << 28 | index). */
@@ -446,30 +431,4 @@ export interface MapVisitor {
   ): Promise<'skip' | undefined> | 'skip' | undefined;
   /** The 256 pointers of a leaf, first block first. */
   leaf?(firstBlock: number, words: Uint32Array): Promise<void> | void;
-}
-
-const levelStep = 0x1000_0000;
-const keyOf = (level: number, index: number): number => level * levelStep + index;
-
-const hasPage = (words: Uint32Array, child: number): boolean => (words[child * 4] ?? 0) !== 0;
-
-function holds(
-  words: Uint32Array,
-  at: number,
-  condition: { readonly segments: readonly number[]; readonly offsets: readonly number[] },
-  i: number,
-): boolean {
-  return words[at] === condition.segments[i] && words[at + 1] === condition.offsets[i];
-}
-
-export function readEntry(words: Uint32Array, child: number): Lookup {
-  const at = child * 4;
-  const segment = words[at] ?? 0;
-  if (segment === 0) return words[at + 1] === specialZero ? zeroLookup : holeLookup;
-  return {
-    kind: 'block',
-    segment,
-    offset: pointerOffset(words[at + 1] ?? 0),
-    checksum: words[at + 3] ?? 0,
-  };
 }

@@ -1,0 +1,61 @@
+/**
+ * A map page in memory and its entries. The form of an entry is that of a block pointer (pointer.ts); in an inner page it
+ * points to the stored child page.
+ */
+import { pointerOffset, specialZero } from './pointer.ts';
+
+export const fanout = 256;
+export const pageBytes = 4096;
+export const topLevel = 3;
+
+export interface Page {
+  readonly level: number;
+  readonly index: number;
+  readonly words: Uint32Array;
+  dirty: boolean;
+  /** Segment of the page's newest stored copy, 0 when it has none. */
+  storedIn: number;
+}
+
+export type TopPointer = readonly [number, number, number, number];
+
+/** What is known of a block: a pointer, or nothing stored. */
+export type Lookup =
+  | {
+      readonly kind: 'block';
+      readonly segment: number;
+      readonly offset: number;
+      readonly checksum: number;
+    }
+  | { readonly kind: 'hole' }
+  | { readonly kind: 'zero' };
+
+export const holeLookup: Lookup = { kind: 'hole' };
+const zeroLookup: Lookup = { kind: 'zero' };
+
+export const levelStep = 0x1000_0000;
+export const keyOf = (level: number, index: number): number => level * levelStep + index;
+
+export const hasPage = (words: Uint32Array, child: number): boolean =>
+  (words[child * 4] ?? 0) !== 0;
+
+export function holds(
+  words: Uint32Array,
+  at: number,
+  condition: { readonly segments: readonly number[]; readonly offsets: readonly number[] },
+  i: number,
+): boolean {
+  return words[at] === condition.segments[i] && words[at + 1] === condition.offsets[i];
+}
+
+export function readEntry(words: Uint32Array, child: number): Lookup {
+  const at = child * 4;
+  const segment = words[at] ?? 0;
+  if (segment === 0) return words[at + 1] === specialZero ? zeroLookup : holeLookup;
+  return {
+    kind: 'block',
+    segment,
+    offset: pointerOffset(words[at + 1] ?? 0),
+    checksum: words[at + 3] ?? 0,
+  };
+}
