@@ -6,7 +6,7 @@
  * `kill` is kill -9: what was written to files is there afterwards, synced or not. Loss of power is simulated elsewhere
  * (test/sim), where the disk is simulated too.
  */
-import { mkdirSync, mkdtempSync, rmSync } from 'node:fs';
+import { cpSync, mkdirSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import {
@@ -35,6 +35,7 @@ import {
   openDocuments,
   openProcessScope,
   openVolume,
+  type PutResult,
   type SegmentStore,
   type SnapshotDocument,
   type VolumeOptions,
@@ -49,6 +50,8 @@ export interface Doors {
   store: (call: string, key: string) => void | Promise<void>;
   /** After each call of the store that went well; throwing makes it a call whose reply was an error. */
   stored: (call: string, key: string) => void | Promise<void>;
+  /** A publish: an answer of its own is given instead of asking the store. */
+  put: (scope: string, key: string, body: readonly Uint8Array[]) => PutResult | undefined;
   /** Before each call on a file; a number limits the bytes of a write or read. */
   file: (call: string, path: string) => number | undefined;
   /** As `file`, for a data sync, which may be delayed too; a resolved error is its outcome. */
@@ -58,6 +61,7 @@ export interface Doors {
 export const openDoors = (): Doors => ({
   store: () => {},
   stored: () => {},
+  put: () => undefined,
   file: () => undefined,
   sync: () => null,
 });
@@ -73,7 +77,11 @@ export const storeMutations = ['createScope', 'fence', 'put', 'delete', 'deleteD
 /** Timers of one process: they die with it, and a test may let one come early. */
 class RigTimers implements Timers {
   readonly #process: Process;
-  readonly #waiting = new Set<{ readonly delayMs: number; readonly run: () => void }>();
+  readonly #waiting = new Set<{
+    readonly delayMs: number;
+    readonly run: () => void;
+    readonly cancel: () => void;
+  }>();
   deferred = 0;
 
   constructor(process: Process) {
@@ -81,22 +89,21 @@ class RigTimers implements Timers {
   }
 
   after(delayMs: number, task: () => void): Timer {
+    // A waiting timer keeps the test alive, which waits for it too.
     const entry = {
       delayMs,
       run: (): void => {
         clearTimeout(handle);
         if (this.#waiting.delete(entry) && this.#process.isAlive) task();
       },
-    };
-    const handle = setTimeout(entry.run, delayMs * this.#process.timeScale);
-    handle.unref();
-    this.#waiting.add(entry);
-    return {
-      cancel: () => {
+      cancel: (): void => {
         clearTimeout(handle);
         this.#waiting.delete(entry);
       },
     };
+    const handle = setTimeout(entry.run, delayMs * this.#process.timeScale);
+    this.#waiting.add(entry);
+    return entry;
   }
 
   defer(task: () => void): void {
@@ -115,7 +122,7 @@ class RigTimers implements Timers {
   }
 
   stop(): void {
-    this.#waiting.clear();
+    for (const entry of this.#waiting) entry.cancel();
   }
 }
 
@@ -243,10 +250,10 @@ function doorFiles(process: Process): FileSystem {
     process.doors.file(call, path);
     process.inFlight += 1;
     try {
-      const result = await perform();
-      return process.isAlive ? result : await forever;
+      return await perform();
     } finally {
       process.inFlight -= 1;
+      if (!process.isAlive) await forever;
     }
   };
   return {
@@ -291,7 +298,11 @@ function doorStore(process: Process, store: SegmentStore): SegmentStore {
     probeScope: (scope) => run('probeScope', scope, () => store.probeScope(scope)),
     fence: (scope) => run('fence', scope, () => store.fence(scope)),
     sweepScope: (scope) => run('sweepScope', scope, () => store.sweepScope(scope)),
-    putIfAbsent: (scope, key, body) => run('put', key, () => store.putIfAbsent(scope, key, body)),
+    putIfAbsent: (scope, key, body) =>
+      run('put', key, async () => {
+        const answer = process.doors.put(scope, key, body);
+        return answer ?? store.putIfAbsent(scope, key, body);
+      }),
     read(key, offset, target, done) {
       run(
         'read',
@@ -356,6 +367,28 @@ export class Rig {
         create: true,
       }));
     const rig = new Rig(directory, store, options);
+    await rig.start();
+    return rig;
+  }
+
+  /** Another host with a copy of this one's disk as it is now. */
+  async copy(): Promise<Rig> {
+    const directory = mkdtempSync(join(tmpdir(), 'dvce-engine-'));
+    cpSync(this.directory, directory, { recursive: true });
+    return Rig.at(directory, this.nodes);
+  }
+
+  /** A host on directories that are there already. */
+  static async at(directory: string, nodes: readonly NodeId[]): Promise<Rig> {
+    const random = seededRandom(0xc0);
+    const store = await openLocalStore({
+      root: `${directory}/store`,
+      files: nodeFileSystem,
+      random,
+      create: false,
+    });
+    const rig = new Rig(directory, store, { seed: 0xc1 });
+    rig.nodes.push(...nodes);
     await rig.start();
     return rig;
   }
@@ -511,6 +544,6 @@ export class Disk extends Reader<EngineVolume> {
 /** Bytes that a seed decides; no two calls of one generator give the same. */
 export const bytesFrom = (random: Random, length: number): Buffer => {
   const bytes = Buffer.alloc(length, random.bytes(64));
-  bytes.writeUIntLE(random.below(2 ** 32), 0, Math.min(4, length));
+  for (let i = 0; i < Math.min(4, length); i += 1) bytes[i] = random.below(256);
   return bytes;
 };
