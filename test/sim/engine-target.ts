@@ -36,6 +36,7 @@ import { openLocalStore } from '../../src/stores/index.ts';
 import type { Inode, SimDisk } from './disk.ts';
 import { FaultyStore, noChances } from './faulty-store.ts';
 import { sectorBytes } from './oracle.ts';
+import { type SegmentMemory, SegmentWatch } from './segment-watch.ts';
 import type { SimTarget, SimTargetMaker, StoreState } from './target.ts';
 import type { SimHost } from './world.ts';
 
@@ -66,10 +67,14 @@ export const engine = (options: EngineTargetOptions = {}): SimTargetMaker => ({
   boot: (host, note) => new EngineTarget(host, note, options),
 });
 
+/** By host: what the segment watch remembers over reboots. */
+const memories = new WeakMap<SimHost, SegmentMemory>();
+
 class EngineTarget implements SimTarget {
   readonly #host: SimHost;
   readonly #note: (scenario: string) => void;
   readonly #logger: Logger;
+  readonly #watch: SegmentWatch;
   #context: HlfsContext | undefined;
   #store: FaultyStore | undefined;
   #volume: OpenVolume | undefined;
@@ -79,6 +84,12 @@ class EngineTarget implements SimTarget {
     this.#host = host;
     this.#note = note;
     this.#logger = options.logger ?? silentLogger;
+    const memory = memories.get(host) ?? { wasAhead: false };
+    memories.set(host, memory);
+    this.#watch = new SegmentWatch(note, memory);
+    host.log.observe = (io) => {
+      if (io.kind === 'dataSync' && this.isJournal(io.path)) this.#watch.journalSynced();
+    };
   }
 
   get context(): HlfsContext {
@@ -95,7 +106,16 @@ class EngineTarget implements SimTarget {
     const { files, scheduler, process } = this.#host;
     const random = scheduler.random;
     const local = await openLocalStore({ root: storeRoot, files, random, create: true });
-    const store = new FaultyStore({ store: local, scheduler, process, delayMs: 2 });
+    const store = new FaultyStore({
+      store: this.#watch.wrap(local),
+      scheduler,
+      process,
+      delayMs: 2,
+      onFault: ({ kind }, operation) => {
+        if (kind === 'noSpace') this.#note('scenario 15: the store is full');
+        if (kind.startsWith('late')) this.#note(`scenario 13: ${kind} of ${operation}`);
+      },
+    });
     const documents = openDocuments(store);
     this.#store = store;
     this.#context = {
@@ -142,6 +162,14 @@ class EngineTarget implements SimTarget {
       store.plan = (operation, key) =>
         operation === 'putIfAbsent' && key.includes('/seg/') ? { kind: 'noSpace' } : undefined;
     else store.plan = () => undefined;
+  }
+
+  watch(first: number, count: number): void {
+    this.#watch.guestWrites(first, count);
+  }
+
+  died(ending: 'power loss' | 'kill'): void {
+    this.#watch.died(ending);
   }
 
   publish(): Promise<void> {

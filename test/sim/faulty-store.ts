@@ -63,6 +63,8 @@ export interface FaultyStoreOptions {
   /** Usual time of an operation. */
   readonly delayMs?: number;
   readonly plan?: (operation: StoreOperation, key: string) => StoreFault | undefined;
+  /** Told of every fault that strikes. */
+  readonly onFault?: (fault: StoreFault, operation: StoreOperation) => void;
 }
 
 const lateMs = 20_000;
@@ -71,12 +73,11 @@ export class FaultyStore implements SegmentStore {
   readonly location: string;
   chances: StoreChances;
   plan: (operation: StoreOperation, key: string) => StoreFault | undefined;
-  /** How often each kind of fault struck. */
-  readonly fired = new Map<StoreFault['kind'], number>();
   readonly #store: SegmentStore;
   readonly #scheduler: Scheduler;
   readonly #process: SimProcess;
   readonly #delayMs: number;
+  readonly #onFault: (fault: StoreFault, operation: StoreOperation) => void;
 
   constructor(options: FaultyStoreOptions) {
     this.location = options.store.location;
@@ -86,6 +87,7 @@ export class FaultyStore implements SegmentStore {
     this.#scheduler = options.scheduler;
     this.#process = options.process;
     this.#delayMs = options.delayMs ?? 1;
+    this.#onFault = options.onFault ?? (() => {});
   }
 
   createScope(scope: string): Promise<void> {
@@ -151,7 +153,7 @@ export class FaultyStore implements SegmentStore {
 
   #choose(operation: StoreOperation, key: string): StoreFault | undefined {
     const fault = this.plan(operation, key) ?? this.#chance(operation);
-    if (fault !== undefined) this.fired.set(fault.kind, (this.fired.get(fault.kind) ?? 0) + 1);
+    if (fault !== undefined) this.#onFault(fault, operation);
     return fault;
   }
 

@@ -70,6 +70,8 @@ export class IoLog {
   readonly faults: Fault[] = [];
   readonly fired = new Map<Fault, number>();
   crashPlan: CrashPlan | undefined;
+  /** Told of every I/O that was done. */
+  observe: (io: Io) => void = () => {};
   /** Called when the plan strikes. */
   onCrash: () => void = () => {};
 
@@ -271,6 +273,7 @@ export class SimFileSystem implements FileSystem {
     const bytesMax =
       plan?.when === 'during' && io.kind === 'write' ? this.#cut(io) : this.#fail(io);
     const result = effect(bytesMax);
+    log.observe(io);
     if (plan !== undefined) log.onCrash();
     return result;
   }

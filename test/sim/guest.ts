@@ -54,6 +54,7 @@ export class Guest {
 
   #write(first: number, bytes: Buffer, value: number, fua: boolean, done: () => void): void {
     const record = this.#session.oracle.send(first, bytes.byteLength / sectorBytes, value);
+    this.#session.target.watch?.(first, bytes.byteLength / sectorBytes);
     this.#track(
       record,
       done,
@@ -121,7 +122,11 @@ export class Guest {
         return;
       done();
       this.#inFlight.delete(request);
-      if (request.isLost) return;
+      if (request.isLost) {
+        if (error?.code === 'CANCELLED')
+          this.#session.note('scenario 16: a held write of a lost connection was dropped');
+        return;
+      }
       if (error === null) this.#session.oracle.acknowledge(record, fua);
       else {
         this.#session.oracle.fail(record);
@@ -165,8 +170,7 @@ export class Guest {
       request.origin.alive = false;
       this.#session.oracle.fail(request.record);
     }
-    if (lost.length > 0)
-      this.#session.note('scenario 16: held writes, connection lost, sent again');
+    if (lost.length > 0) this.#session.note('connection lost with requests under way');
     for (const { resend } of lost) resend();
   }
 

@@ -152,6 +152,7 @@ export class Simulation {
     const isPowerLost = this.#session.ending === 'power loss' || this.#session.hasFaults;
     for (let attempt = 1; ; attempt += 1) {
       this.#session.note(this.#session.ending);
+      this.#session.target.died?.(this.#session.ending);
       if (this.#session.ending === 'power loss') this.#session.host.reboot();
       else this.#session.host.restart();
       this.#guest.forget();

@@ -82,7 +82,8 @@ class LogTarget implements SimTarget {
     if (names.includes(`log-${newest}`))
       replay(readWhole(this.#host, `${root}/log-${newest}`), content, this.#defect);
     const log = await writeGeneration(this.#host, newest + 1, content, this.#defect);
-    for (const name of names) if (!name.startsWith('new-')) await files.remove(`${root}/${name}`);
+    const isNeeded = (name: string): boolean => name.endsWith(`-${newest + 1}`);
+    for (const name of names) if (!isNeeded(name)) await files.remove(`${root}/${name}`);
     this.#device = new LogDevice(this.#host, log, content, this.#defect);
   }
 
@@ -123,6 +124,7 @@ class LogDevice implements SimDevice {
   readonly #defect: Defect | undefined;
   readonly #timers: ReturnType<SimHost['scheduler']['timers']>;
   #position = 0;
+  readonly #waiting: Done[] = [];
   #heldBack: Buffer | undefined;
   #isBroken = false;
 
@@ -197,9 +199,17 @@ class LogDevice implements SimDevice {
       done(failed());
       return;
     }
+    this.#waiting.push(done);
+    if (this.#waiting.length === 1) this.#sync();
+  }
+
+  /** One sync at a time: a second one could end well in the moment in which the first one's error is on its way. */
+  #sync(): void {
+    const served = this.#waiting.length;
     this.#log.dataSync((error) => {
       this.#isBroken ||= error !== null;
-      done(error === null ? null : failed());
+      for (const done of this.#waiting.splice(0, served)) done(this.#isBroken ? failed() : null);
+      if (this.#waiting.length > 0) this.#sync();
     });
   }
 

@@ -131,17 +131,113 @@ const makers: readonly (readonly [weight: number, make: Maker])[] = [
   ],
 ];
 
+/** Sequences that random single operations hardly ever form. */
+const stories: readonly ((random: Random, sectors: number) => Operation[])[] = [
+  // Reads of layers that wait for the store, overwritten meanwhile.
+  (r) => [
+    { kind: 'store', state: 'down' },
+    { kind: 'write', first: 8 * r.below(8), count: 64, fua: false, wait: true },
+    { kind: 'idle', ms: 35_000 },
+    { kind: 'write', first: 8 * r.below(8), count: 32, fua: false, wait: true },
+    { kind: 'trim', first: 8 * r.below(8), count: 24 },
+    { kind: 'read', first: 0, count: 128 },
+    { kind: 'idle', ms: 35_000 },
+    { kind: 'write', first: r.below(64), count: 5, fua: false, wait: true },
+    { kind: 'read', first: 0, count: 128 },
+    { kind: 'store', state: 'up' },
+    { kind: 'read', first: 0, count: 128 },
+  ],
+  // The journal at its quota: writes are held, connections are lost, trims storm in.
+  (r, n) => [
+    { kind: 'store', state: r.below(2) === 0 ? 'down' : 'full' },
+    ...Array.from({ length: 12 }, (): Operation => {
+      const count = 2400 + r.below(800);
+      return { kind: 'write', first: r.below(n - count), count, fua: false, wait: false };
+    }),
+    { kind: 'idle', ms: 500 },
+    { kind: 'write', first: r.below(100), count: 12, fua: false, wait: false },
+    ...Array.from(
+      { length: 10 },
+      (): Operation => ({ kind: 'trim', first: 8 * r.below(900), count: 8 * (1 + r.below(50)) }),
+    ),
+    { kind: 'idle', ms: 300 },
+    { kind: 'reconnect' },
+    { kind: 'write', first: r.below(100), count: 12, fua: false, wait: false },
+    { kind: 'idle', ms: 300 },
+    { kind: 'store', state: 'up' },
+    { kind: 'settle' },
+  ],
+  // A segment that is mostly dead, overwritten while the cleaner moves what is left of it.
+  (r) => {
+    const half = { kind: 'write', count: 2400, fua: false, wait: true } as const;
+    return [
+      { kind: 'write', first: 0, count: 3600, fua: false, wait: true },
+      { kind: 'publish' },
+      { ...half, first: 0 },
+      { kind: 'publish' },
+      { kind: 'write', first: 4000, count: 8, fua: false, wait: true },
+      { kind: 'publish' },
+      { kind: 'idle', ms: 1900 },
+      ...(r.below(2) === 0 ? [{ kind: 'store', state: 'late' } as const] : []),
+      ...Array.from({ length: 12 }, (): Operation[] => [
+        {
+          kind: 'write',
+          first: 2400 + 8 * r.below(150),
+          count: 8,
+          fua: r.below(3) === 0,
+          wait: false,
+        },
+        { kind: 'idle', ms: 5 + r.below(40) },
+      ]).flat(),
+      {
+        kind: 'crash',
+        ending: r.below(2) === 0 ? 'power loss' : 'kill',
+        io: 1 + r.below(40),
+        when: 'before',
+      },
+      ...Array.from({ length: 12 }, (): Operation[] => [
+        { kind: 'write', first: 2400 + 8 * r.below(150), count: 8, fua: false, wait: false },
+        { kind: 'idle', ms: 5 + r.below(80) },
+      ]).flat(),
+    ];
+  },
+  // Segments ahead of the journal: published, never flushed, and the power fails twice.
+  (r) => [
+    { kind: 'write', first: r.below(500), count: 40, fua: false, wait: true },
+    { kind: 'idle', ms: 35_000 },
+    { kind: 'write', first: r.below(500), count: 16, fua: false, wait: true },
+    { kind: 'crash', ending: 'power loss', io: 1, when: 'before' },
+    { kind: 'write', first: r.below(500), count: 16, fua: false, wait: true },
+    { kind: 'write', first: r.below(500), count: 16, fua: r.below(2) === 0, wait: true },
+    { kind: 'crash', ending: 'power loss', io: 1 + r.below(4), when: 'after' },
+    { kind: 'write', first: r.below(500), count: 16, fua: false, wait: true },
+    { kind: 'flush', wait: true },
+  ],
+];
+
 const totalWeight = makers.reduce((sum, [weight]) => sum + weight, 0);
 
+/** About `count` operations. */
 export function randomOperations(random: Random, count: number, sectors: number): Operation[] {
-  return Array.from({ length: count }, () => {
-    let at = random.below(totalWeight);
-    for (const [weight, make] of makers) {
-      if (at < weight) return make(random, sectors);
-      at -= weight;
-    }
-    return { kind: 'settle' };
-  });
+  const operations: Operation[] = [];
+  while (operations.length < count) {
+    const story = random.below(60) === 0 ? stories[random.below(stories.length)] : undefined;
+    if (story !== undefined && sectors >= storySectors) operations.push(...story(random, sectors));
+    else operations.push(randomOperation(random, sectors));
+  }
+  return operations;
+}
+
+/** Stories are told on devices of at least this size. */
+const storySectors = 8192;
+
+function randomOperation(random: Random, sectors: number): Operation {
+  let at = random.below(totalWeight);
+  for (const [weight, make] of makers) {
+    if (at < weight) return make(random, sectors);
+    at -= weight;
+  }
+  return { kind: 'settle' };
 }
 
 /** Drop operations as long as the run still fails: halves, quarters, ... single ones. */

@@ -90,8 +90,6 @@ export class Session {
   setStore(state: StoreState): void {
     if (this.target.setStore === undefined) return;
     if (state !== 'up') this.isDisturbed = true;
-    if (state === 'full') this.note('scenario 15: store full');
-    if (state === 'late') this.note('scenario 13: late requests and replies');
     this.store = state;
     this.target.setStore(state);
   }

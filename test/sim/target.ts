@@ -34,6 +34,10 @@ export interface SimTarget {
   verify?(): Promise<string[]>;
   /** Bytes of the journal as they are now, to imitate them. */
   journalSample?(): Buffer | undefined;
+  /** The guest changes these sectors now; for counting what came together. */
+  watch?(first: number, count: number): void;
+  /** The process has died; counts what came together. */
+  died?(ending: 'power loss' | 'kill'): void;
   /** Is this a file of the journal? */
   isJournal(path: string): boolean;
 }

@@ -1,0 +1,106 @@
+/**
+ * Looks at the segments that the engine publishes and counts which conditions of the scenarios came together.
+ *
+ *   3   power fails while a published segment holds records that the journal has not synced; new writes; it fails again
+ *   4   a block is overwritten after the cleaner has published its old copy; a crash before the next root
+ */
+
+import type { PutResult, SegmentStore } from '../../src/hlfs/index.ts';
+import {
+  decodeSegmentHeader,
+  segmentFlags,
+  segmentHeaderBytes,
+} from '../../src/hlfs/segment-format.ts';
+import { decodeIndex } from '../../src/hlfs/segment-index.ts';
+
+const blockSectors = 8;
+
+/** What outlives a process: the second half of scenario 3 comes in another boot. */
+export interface SegmentMemory {
+  wasAhead: boolean;
+}
+
+export class SegmentWatch {
+  readonly #note: (what: string) => void;
+  readonly #memory: SegmentMemory;
+  /** Blocks whose relocation is published, but in no root yet. */
+  #relocated = new Set<number>();
+  #overwritten = 0;
+  #isAheadOfJournal = false;
+  #hasWritten = false;
+
+  constructor(note: (what: string) => void, memory: SegmentMemory) {
+    this.#note = note;
+    this.#memory = memory;
+  }
+
+  journalSynced(): void {
+    this.#isAheadOfJournal = false;
+  }
+
+  guestWrites(first: number, count: number): void {
+    this.#hasWritten = true;
+    const last = Math.floor((first + count - 1) / blockSectors);
+    for (let block = Math.floor(first / blockSectors); block <= last; block += 1)
+      if (this.#relocated.has(block)) this.#overwritten += 1;
+  }
+
+  died(ending: 'power loss' | 'kill'): void {
+    if (this.#overwritten > 0)
+      this.#note('scenario 4: overwritten after it was moved, crash before the root');
+    if (ending !== 'power loss') return;
+    if (this.#memory.wasAhead && this.#hasWritten)
+      this.#note('scenario 3: segments ahead of the journal, new writes, second power loss');
+    this.#memory.wasAhead = this.#isAheadOfJournal;
+  }
+
+  /** The same store, with every published segment looked at. */
+  wrap(store: SegmentStore): SegmentStore {
+    return Object.create(store, {
+      ...bound(store),
+      putIfAbsent: {
+        value: async (
+          scope: string,
+          key: string,
+          body: readonly Uint8Array[],
+        ): Promise<PutResult> => {
+          const result = await store.putIfAbsent(scope, key, body);
+          if (result.outcome === 'created' && key.includes('/seg/')) this.#look(key, body);
+          return result;
+        },
+      },
+    });
+  }
+
+  #look(key: string, body: readonly Uint8Array[]): void {
+    const bytes = Buffer.concat(body);
+    const header = decodeSegmentHeader(bytes.subarray(0, segmentHeaderBytes), key);
+    if ((header.flags & segmentFlags.root) !== 0) {
+      this.#relocated.clear();
+      this.#overwritten = 0;
+    } else if (header.lastSeq >= header.firstSeq) this.#isAheadOfJournal = true;
+    const index = bytes.subarray(header.indexOffset, header.indexOffset + header.indexBytes);
+    for (const run of decodeIndex(index, key))
+      if (run.kind === 'relocation') {
+        this.#note('segment with moved blocks');
+        for (let i = 0; i < run.checksums.length; i += 1) this.#relocated.add(run.block + i);
+      }
+  }
+}
+
+/** Methods of a class with private fields work on the instance only. */
+function bound(store: SegmentStore): PropertyDescriptorMap {
+  return {
+    createScope: { value: store.createScope.bind(store) },
+    probeScope: { value: store.probeScope.bind(store) },
+    fence: { value: store.fence.bind(store) },
+    sweepScope: { value: store.sweepScope.bind(store) },
+    read: { value: store.read.bind(store) },
+    stat: { value: store.stat.bind(store) },
+    list: { value: store.list.bind(store) },
+    delete: { value: store.delete.bind(store) },
+    deleteDirectory: { value: store.deleteDirectory.bind(store) },
+    space: { value: store.space.bind(store) },
+    close: { value: store.close.bind(store) },
+  };
+}
