@@ -74,8 +74,11 @@ export class VmPower {
     }
   }
 
-  /** @returns whether it had to be ended hard */
-  async stop(document: VmDocument, timeoutMs: number): Promise<{ hard: boolean }> {
+  /** @returns whether it ran, and whether it had to be ended hard */
+  async stop(
+    document: VmDocument,
+    timeoutMs: number,
+  ): Promise<{ hard: boolean; wasRunning: boolean }> {
     const { driver, blockd, clock, timers } = this.#options;
     const definition = definitionOf(document);
     // First what is wanted: if the agent ends here, the guest's end is not taken for a crash.
@@ -93,7 +96,7 @@ export class VmPower {
     }
     if (alive) await driver.kill(definition);
     await detachDisks(blockd, document);
-    return { hard: wasRunning && alive };
+    return { hard: alive, wasRunning };
   }
 
   async untilReady(document: VmDocument, signal: AbortSignal): Promise<void> {

@@ -23,7 +23,9 @@ function phaseOf(
 ): Pick<Vm, 'phase' | 'detail'> {
   const { phase, detail } = observation;
   if (isStarting && !isAlive(observation)) return { phase: 'starting', detail };
-  if (phase !== 'stopped' || document.desired !== 'running') return { phase, detail };
+  if (isAlive(observation)) return { phase, detail };
+  // How it ended stays in the detail; once somebody has stopped it, it is no crash any more.
+  if (document.desired === 'stopped') return { phase: 'stopped', detail };
   return { phase: 'crashed', detail: detail ?? 'its process is gone' };
 }
 

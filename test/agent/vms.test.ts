@@ -66,7 +66,7 @@ t.test('create, start, stop: volumes are attached exactly while the guest may ru
   await t.rejects(vms.start('web1', false), { code: 'VM_STATE' }, 'it runs already');
   await t.rejects(vms.delete('web1', false), { code: 'VM_STATE' }, 'it runs');
   const stop = await ended(vms.stop('web1', {}));
-  t.strictSame(stop.result, { hard: false });
+  t.strictSame(stop.result, { hard: false, wasRunning: true });
   t.equal(blockd.attached.size, 0);
   t.notOk(driver.calls.includes('kill web1'));
   await vms.delete('web1', false);
@@ -79,7 +79,10 @@ t.test('a guest that does not obey the power button is ended at the deadline', a
   driver.obeysButton = false;
   await vms.create({ name: 'web1' });
   await ended(vms.start('web1', false));
-  t.strictSame((await ended(vms.stop('web1', { timeoutMs: 50 }))).result, { hard: true });
+  t.strictSame((await ended(vms.stop('web1', { timeoutMs: 50 }))).result, {
+    hard: true,
+    wasRunning: true,
+  });
   t.strictSame(driver.calls.slice(-2), ['powerDown web1', 'kill web1']);
 });
 
@@ -175,6 +178,8 @@ t.test('a guest that shuts itself down is stopped, one that dies is crashed', as
   driver.end(id, { phase: 'crashed', pid: null, ready: null, detail: 'signal 9' });
   await until('its volumes are free', () => blockd.attached.size === 0);
   t.match(await vms.get('web1'), { desired: 'running', phase: 'crashed' });
+  t.match((await ended(vms.stop('web1', {}))).result, { wasRunning: false });
+  t.match(await vms.get('web1'), { desired: 'stopped', phase: 'stopped', detail: 'signal 9' });
 });
 
 t.test('what was half done when the agent ended is undone, by label and id only', async (t) => {

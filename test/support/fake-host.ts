@@ -111,6 +111,8 @@ const stopped: VmObservation = { phase: 'stopped', pid: null, ready: null, detai
 export class FakeHypervisor implements Hypervisor {
   readonly name = 'qemu';
   readonly running = new Map<string, VmObservation>();
+  /** How those that ran ended. */
+  readonly #ends = new Map<string, VmObservation>();
   readonly calls: string[] = [];
   startFailure: DvceError | undefined;
   /** What the guest does about the power button. */
@@ -135,10 +137,11 @@ export class FakeHypervisor implements Hypervisor {
   /** The process ends, as the driver would tell it. */
   end(vmId: string, observation: VmObservation): void {
     this.running.delete(vmId);
+    this.#ends.set(vmId, observation);
     this.#listener(vmId, observation);
   }
   async inspect(vm: VmDefinition): Promise<VmObservation> {
-    return this.running.get(vm.id) ?? stopped;
+    return this.running.get(vm.id) ?? this.#ends.get(vm.id) ?? stopped;
   }
   async adopt(vm: VmDefinition): Promise<boolean> {
     this.calls.push(`adopt ${vm.name}`);

@@ -139,6 +139,7 @@ export const stop: Run = async (context, given) => {
 
 function how(result: unknown): string {
   if (typeof result !== 'object' || result === null || !('hard' in result)) return '';
+  if ('wasRunning' in result && result.wasRunning === false) return ' (it did not run)';
   return result.hard === true ? ' (ended hard)' : ' (shut down by itself)';
 }
 
