@@ -11,7 +11,7 @@ import {
   writeFileSync,
 } from 'node:fs';
 import { join } from 'node:path';
-import t from 'tap';
+import t, { type Test } from 'tap';
 import {
   DvceError,
   limits,
@@ -40,7 +40,6 @@ import { segmentFlags } from '../../src/hlfs/segment-format.ts';
 import { listSegments, readHeader } from '../../src/hlfs/segments.ts';
 import { bytesFrom, type Disk, Rig } from '../support/engine-rig.ts';
 
-type Test = typeof t;
 t.setTimeout(300_000);
 const unused = (): undefined => undefined;
 
