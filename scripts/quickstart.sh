@@ -42,11 +42,14 @@ checksum=
 agent=                          # an agent may run and must be stopped
 begun=$EPOCHREALTIME
 
-dvce() { "$root/bin/dvce" "$@"; }
+# Waiting for a background job, unlike running a command, is interrupted by a signal.
+dvce() { "$root/bin/dvce" --quiet "$@" >/dev/null & wait $!; }
 guest() { "$root/node_modules/.bin/node" "$root/scripts/guest-shell.ts" --timeout "$1" "$vm" "$2"; }
 since() { awk -v from="$1" -v to="$EPOCHREALTIME" 'BEGIN { printf "%.2f", to - from }'; }
 fail() { failure=$*; return 1; }
 quoted() { printf '%s' "$1" | tr '\n\t' '  ' | sed 's/[\\"]/\\&/g'; }
+
+sum_in() { grep -oE '^[0-9a-f]{64}' <<<"$1" | head -n 1; }
 
 # step NAME TEXT FUNCTION: runs the function; the first failure ends the script.
 step() {
@@ -66,12 +69,13 @@ finish() {
   if [ "$status" = 0 ] && [ -n "$keep" ]; then
     explain
   elif [ -n "$agent" ]; then
-    if [ "$status" != 0 ]; then dvce --quiet vm log "$vm" --tail 20 >&2 2>/dev/null; fi
-    dvce --quiet vm stop "$vm" --force >/dev/null 2>&1
-    if dvce --quiet down --force --timeout 30s; then
+    if [ "$status" != 0 ]; then "$root/bin/dvce" vm log "$vm" --tail 20 >&2 2>/dev/null; fi
+    dvce vm stop "$vm" --force 2>/dev/null
+    dvce down --force --timeout 30s
+    if sweep; then
       [ -n "$given" ] || rm -rf "$directory"
     else
-      failure="${failure:-the agent did not stop}; look at $directory"
+      failure="${failure:+$failure; }processes had to be killed; look at $directory"
       [ "$status" != 0 ] || status=1
     fi
   elif [ -z "$given" ] && [ -n "${directory:-}" ]; then
@@ -91,6 +95,23 @@ finish() {
 trap finish EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
+
+# Every process of this run has the data directory among its arguments. None should be left; false when one was. Other
+# programs that look at a file there (an editor, tail) are not touched.
+sweep() {
+  local process clean=0 tries
+  for process in /proc/[0-9]*; do
+    tries=0
+    while ours "$process" && [ $tries -lt 30 ]; do tries=$((tries + 1)); sleep 0.1; done
+    [ $tries -lt 30 ] || { kill -9 "${process#/proc/}" 2>/dev/null; clean=1; }
+  done
+  return $clean
+}
+
+ours() {
+  grep -qs -- "$directory/data" "$1/cmdline" || return 1
+  case $(readlink "$1/exe" 2>/dev/null) in */node|*/qemu-*) return 0 ;; *) return 1 ;; esac
+}
 
 explain() {
   cat <<TEXT
@@ -136,46 +157,46 @@ build_image() { image=$("$root/scripts/demo-image.sh") || fail "the image could 
 
 start_agent() {
   agent=1
-  dvce --quiet up --timeout 30s
+  dvce up --timeout 30s
 }
 
-import_image() { dvce --quiet image import "$image" demo --timeout 120s; }
+import_image() { dvce image import "$image" demo --timeout 120s; }
 
 clone_image() {
-  dvce --quiet vm create "$vm" --image demo --memory 192MiB --network none --ready-pattern "$ready"
+  dvce vm create "$vm" --image demo --memory 192MiB --network none --ready-pattern "$ready"
 }
 
-boot() { dvce --quiet vm start "$vm" --ready --timeout 120s; }
+boot() { dvce vm start "$vm" --ready --timeout 120s; }
 
 write_file() {
   local answer
   answer=$(guest 60 "dd if=/dev/urandom of=$file bs=64k count=128 2>/dev/null && sync && sha256sum $file") ||
     { fail "the guest could not write: $answer"; return 1; }
-  checksum=$(awk '/^[0-9a-f]{64} / { print $1; exit }' <<<"$answer")
+  checksum=$(sum_in "$answer")
   [ -n "$checksum" ] || { fail "the guest printed no checksum: $answer"; return 1; }
   echo "           $checksum  $file"
 }
 
-snapshot() { dvce --quiet snapshot create "$disk@good"; }
+snapshot() { dvce snapshot create "$disk@good"; }
 
 # The disk under the running guest becomes zeros, boot loader and file systems included.
 destroy() {
   guest 60 'dd if=/dev/zero of=/dev/vda bs=1M count=190 conv=fsync 2>/dev/null' >/dev/null ||
     { fail "the guest could not wipe its disk"; return 1; }
-  dvce --quiet vm stop "$vm" --force
+  dvce vm stop "$vm" --force
 }
 
-rollback() { dvce --quiet snapshot rollback "$disk@good" --yes; }
+rollback() { dvce snapshot rollback "$disk@good" --yes; }
 
 verify() {
   local answer found
   answer=$(guest 60 "sha256sum $file") || { fail "the guest could not read $file: $answer"; return 1; }
-  found=$(awk '/^[0-9a-f]{64} / { print $1; exit }' <<<"$answer")
+  found=$(sum_in "$answer")
   [ "$found" = "$checksum" ] || { fail "the file has checksum ${found:-none}, expected $checksum"; return 1; }
   echo "           $found  $file"
 }
 
-stop_guest() { [ -n "$keep" ] || dvce --quiet vm stop "$vm" --timeout 30s; }
+stop_guest() { [ -n "$keep" ] || dvce vm stop "$vm" --timeout 30s; }
 
 step prepare 'look for what is needed' prepare
 step image 'build a small Linux image from Debian packages' build_image
