@@ -51,6 +51,7 @@ export class TestNode {
   readonly directory: DataDirectory;
   readonly client: BlockdClient;
   readonly argv: readonly string[];
+  readonly #children = new Set<ChildProcess>();
 
   constructor(root: string, argv: readonly string[]) {
     this.directory = dataDirectory(root);
@@ -85,10 +86,13 @@ export class TestNode {
       this.directory.root,
       ...this.argv,
     ];
-    return spawn(command[0] ?? '', command.slice(1), {
+    const child = spawn(command[0] ?? '', command.slice(1), {
       stdio: ['ignore', 'ignore', 'pipe'],
       env: { ...process.env, ...options.environment },
     });
+    this.#children.add(child);
+    child.on('exit', () => this.#children.delete(child));
+    return child;
   }
 
   async answers(): Promise<number> {
@@ -138,6 +142,7 @@ export class TestNode {
 
   /** When the test process ends in the middle. The launcher first, or it would start another one. */
   killNow(): void {
+    for (const child of this.#children) child.kill('SIGKILL');
     for (const pid of [this.launcherPid, this.pid])
       if (pid !== undefined && isAlive(pid) && this.#isOurs(pid)) process.kill(pid, 'SIGKILL');
   }
@@ -145,6 +150,7 @@ export class TestNode {
   /** Whatever is left. */
   async destroy(): Promise<void> {
     this.client.close();
+    this.killNow();
     for (const pid of [this.launcherPid, this.pid]) {
       if (pid === undefined || !isAlive(pid) || !this.#isOurs(pid)) continue;
       process.kill(pid, 'SIGKILL');

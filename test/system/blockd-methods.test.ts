@@ -1,6 +1,7 @@
 // limit: 120 s
 /** B-44: every control method has an effect, seen from outside of the call that made it. One blockd, one story. */
 import { existsSync } from 'node:fs';
+import { join } from 'node:path';
 import t from 'tap';
 import { MiB } from '../../src/base/index.ts';
 import type { ControlMethod, ControlParams, ControlResult } from '../../src/blockd/index.ts';
@@ -247,7 +248,11 @@ t.test('B-44 every control method has an effect', async (t) => {
   t.ok(checked.segments > 0 && checked.bytes > 0);
   t.match(await call('volume.recover', { path: '/a', acceptLoss: false }), { lostFromSeq: null });
   t.equal(await get('/a', 2), 20);
+  const { log } = await call('volume.get', { path: '/c1' });
+  const logDirectory = join(node.directory.store, 'logs', log);
+  t.ok(existsSync(logDirectory));
   await call('volume.delete', { path: '/c1' });
+  await until('its log to be reaped', () => !existsSync(logDirectory));
   await t.rejects(call('volume.get', { path: '/c1' }), { code: 'NOT_FOUND' });
   t.equal(await get('/a@s1', 1), 10);
   await t.rejects(call('volume.delete', { path: '/none' }), { code: 'NOT_FOUND' });
