@@ -55,7 +55,10 @@ t.test(
         await nbd.write(first * blockBytes, data);
         acknowledged.push(chunk);
       } catch (error) {
-        t.ok(error instanceof Failed && error.errno === 28, `the guest sees ENOSPC: ${String(error)}`);
+        t.ok(
+          error instanceof Failed && error.errno === 28,
+          `the guest sees ENOSPC: ${String(error)}`,
+        );
         failed.push(chunk);
       }
     };
