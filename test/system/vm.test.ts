@@ -6,7 +6,7 @@
 import { spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync, rmSync, writeFileSync } from 'node:fs';
-import { resolve } from 'node:path';
+import { fileURLToPath } from 'node:url';
 import t from 'tap';
 import type { VmObservation } from '../../src/vm/index.ts';
 import {
@@ -141,7 +141,11 @@ t.test('a guest outlives the process that started it and is adopted', { skip }, 
   const { directory, vm, anotherDriver, log } = await guestRig(t);
   const parent = spawn(
     process.execPath,
-    [resolve(import.meta.dirname, '../support/start-guest.ts'), directory, JSON.stringify(vm)],
+    [
+      fileURLToPath(new URL('../support/start-guest.ts', import.meta.url)),
+      directory,
+      JSON.stringify(vm),
+    ],
     { stdio: ['ignore', 'pipe', 'inherit'] },
   );
   const [line] = (await once(parent.stdout, 'data')) as [Buffer];
