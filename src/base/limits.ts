@@ -271,6 +271,11 @@ export const limitTable = {
     'count',
     'directories remembered as durable; beyond it all are checked again',
   ),
+  batchSlabsKept: limit(
+    36,
+    'count',
+    'buffers of 1 MiB kept by a thread for its next batch: one full segment and a little',
+  ),
   retryPauseMinMs: limit(100, 'ms', 'first pause before a failed publish is tried again'),
   retryPauseMaxMs: limit(
     5_000,
@@ -336,6 +341,11 @@ export const limitTable = {
   ),
   operationWaitMs: limit(60_000, 'ms', 'longest ?wait= of one request; clients ask again'),
   operationsRunningMax: limit(64, 'count', 'operations at the same time; more are refused'),
+  operationsCloseMs: limit(
+    10_000,
+    'ms',
+    'how long a stopping agent waits for cancelled operations',
+  ),
   operationsKept: limit(1000, 'count', 'finished operations kept for reading'),
   importsRunningMax: limit(4, 'count', 'import processes at the same time; each fills a core'),
   importMs: limit(86_400_000, 'ms', 'a day: an import that takes longer hangs'),
@@ -345,7 +355,11 @@ export const limitTable = {
     'ms',
     'the same for deletes and clones, which touch many objects',
   ),
-  agentStartMs: limit(30_000, 'ms', 'how long "dvce up" waits for the agent to answer'),
+  agentStartMs: limit(
+    45_000,
+    'ms',
+    'how long "dvce up" waits for the agent to answer; longer than blockdStartMs',
+  ),
   agentStopMs: limit(60_000, 'ms', 'how long "dvce down" waits for agent and blockd to end'),
   vmCpusMax: limit(
     64,

@@ -5,13 +5,14 @@
  * Every block is checked against its journal checksum while it is copied: what the journal's file gives back is not trusted
  * more than a segment (invariant 7).
  */
-import { crc32c, DvceError, type Timers } from '../base/index.ts';
+import { crc32c, DvceError, limits, type Timers } from '../base/index.ts';
 import { type Entry, Overlay } from './overlay.ts';
 import { blockBytes } from './pointer.ts';
 import { segmentDataOffset } from './segment-format.ts';
 import type { IndexRun } from './segment-index.ts';
 
 export interface Batch {
+  /** Slabs of the pool: they go back with `releaseBatch`. */
   readonly data: readonly Buffer[];
   readonly runs: readonly IndexRun[];
 }
@@ -19,6 +20,15 @@ export interface Batch {
 /** Blocks copied before other work gets a turn: about 300 us. */
 const blocksPerTurn = 192;
 const slabBlocks = 256;
+
+/** Slabs of this thread that are not in use: 32 MiB of fresh memory for each batch would keep the garbage collector busy. */
+const freeSlabs: Buffer[] = [];
+
+/** The batch is published, or given up: its slabs may be used again. */
+export function releaseBatch(batch: Batch): void {
+  for (const { buffer } of batch.data)
+    if (freeSlabs.length < limits.batchSlabsKept) freeSlabs.push(Buffer.from(buffer));
+}
 
 /** @param readBelow content of a block below this overlay, for blocks of which only a part was written */
 export async function buildBatch(
@@ -32,7 +42,7 @@ export async function buildBatch(
     count,
   }));
   const data: Buffer[] = [];
-  let slab = Buffer.alloc(0);
+  let slab: Buffer = Buffer.alloc(0);
   let slabUsed = 0;
   let placed = 0;
   let open: { block: number; offset: number; checksums: number[] } | null = null;
@@ -40,7 +50,7 @@ export async function buildBatch(
 
   const place = (): Buffer => {
     if (slabUsed === slab.byteLength) {
-      slab = Buffer.allocUnsafeSlow(slabBlocks * blockBytes);
+      slab = freeSlabs.pop() ?? Buffer.allocUnsafeSlow(slabBlocks * blockBytes);
       slabUsed = 0;
       data.push(slab);
     }

@@ -11,13 +11,12 @@
  * - guest data does not go into the last `storeReserveBytes` of the store: those are for roots, trims and cleaning (S9).
  */
 import { DvceError, limits, sleep, toDvceError } from '../base/index.ts';
-import { type Batch, buildBatch } from './batch.ts';
+import { type Batch, buildBatch, releaseBatch } from './batch.ts';
 import { cleanOnce } from './cleaner.ts';
 import type { HlfsContext } from './context.ts';
 import type { Journal } from './journal.ts';
 import type { LogWriter } from './log-writer.ts';
 import type { Overlay } from './overlay.ts';
-import { blockBytes } from './pointer.ts';
 import { segmentFlags } from './segment-format.ts';
 
 export interface RootFacts {
@@ -158,8 +157,7 @@ export class Publisher {
         this.#options.context.timers,
         this.#options.readBlock,
       );
-      await this.#guardReserve(built);
-      const replicas = await writer.publishBatch(built, overlay.firstSeq, overlay.lastSeq);
+      const replicas = await this.#publishBuilt(built, overlay);
       this.#unconfirmed ||= replicas < this.#options.replicasMin;
     }
     const isMarkOnly = overlay.lastSeq > writer.state.coveredSeq;
@@ -174,6 +172,15 @@ export class Publisher {
       batch.onRoot?.(root);
       await this.#deleteDead();
     } else this.#leave(batch);
+  }
+
+  async #publishBuilt(built: Batch, { firstSeq, lastSeq }: Overlay): Promise<number> {
+    try {
+      await this.#guardReserve(built);
+      return await this.#options.writer.publishBatch(built, firstSeq, lastSeq);
+    } finally {
+      releaseBatch(built);
+    }
   }
 
   /** The map has it: the layer goes, the journal's space too. */
@@ -257,6 +264,3 @@ function assertFirst(frozen: readonly FrozenBatch[], batch: FrozenBatch): void {
   if (frozen[0] !== batch)
     throw new DvceError('INTERNAL', { reason: 'batches leave in the order in which they came' });
 }
-
-/** Bytes that a batch's blocks take in a segment. */
-export const batchBytes = (overlay: Overlay): number => overlay.dataBlocks * blockBytes;
