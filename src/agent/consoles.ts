@@ -92,6 +92,9 @@ export class Consoles {
   }
 
   close(): void {
-    for (const { socket } of this.#lines.values()) socket.destroy();
+    for (const { socket, viewers } of this.#lines.values()) {
+      for (const viewer of viewers) viewer.destroy();
+      socket.destroy();
+    }
   }
 }

@@ -4,7 +4,7 @@
  *   <data>/agent.lock         locked while an agent runs; holds its pid
  *   <data>/run/agent.sock     the API                                             (0660)
  *   <data>/run/vm/<id>/       sockets of running guests
- *   <data>/log/agent.log      what a detached agent prints
+ *   <data>/log/agent.log      log of an agent in the background; agent-start.log has what it printed
  *   <data>/log/vm/<id>/       console and hypervisor logs
  *   <data>/state/vms/*.json   VM documents (vm-documents.ts)
  *   <data>/state/operations/  ended operations; may be lost without harm (operation-log.ts)

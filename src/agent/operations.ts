@@ -246,13 +246,19 @@ export class Operations {
     await this.#options.log.forget(old);
   }
 
-  /** Cancel what can be, wait for all, close the log. */
+  /**
+   * Cancel all, wait for those that obey, close the log. One that does not end in time (a guest that is being shut down) is
+   * found interrupted at the next start.
+   */
   async close(): Promise<void> {
     this.#closed = true;
     const left = [...this.#running.values()];
     for (const { cancel } of left)
       cancel.abort(new DvceError('CANCELLED', { what: 'the work of a stopping agent' }));
-    await Promise.allSettled(left.map(({ ended }) => ended));
+    const over = Promise.withResolvers<void>();
+    const timer = this.#options.timers.after(limits.operationsCloseMs, over.resolve);
+    await Promise.race([Promise.allSettled(left.map(({ ended }) => ended)), over.promise]);
+    timer.cancel();
     await this.#options.log.close();
   }
 }

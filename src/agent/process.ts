@@ -27,6 +27,7 @@ import { serveConsoles } from './console-upgrade.ts';
 import { type AgentLayout, agentLayout } from './layout.ts';
 import type { Server } from './routes/types.ts';
 import { buildServer } from './server.ts';
+import { startBlockd } from './start-blockd.ts';
 
 export interface AgentProcessOptions {
   readonly dataDirectory: string;
@@ -116,16 +117,23 @@ async function openAgent(
 }
 
 async function serve(options: AgentProcessOptions, layout: AgentLayout): Promise<void> {
-  const { clock, timers, logger, signal } = options;
-  await ensureBlockd({
-    dataDirectory: layout.root,
-    argv: options.blockdOptions,
-    clock,
-    timers,
-    signal,
-  });
+  const { logger, signal } = options;
   const { agent, client } = await openAgent(options, layout);
-  await agent.reconcile();
+  try {
+    await startBlockd({
+      dataDirectory: layout.root,
+      blockdOptions: options.blockdOptions,
+      blockd: client,
+      clock: options.clock,
+      timers: options.timers,
+      signal,
+    });
+    await agent.reconcile();
+  } catch (error) {
+    await agent.close();
+    client.close();
+    throw error;
+  }
   const server = await buildServer(agent, logger, options.release);
   serveConsoles(server, agent, logger);
   await listen(server, layout.socket);
@@ -134,6 +142,8 @@ async function serve(options: AgentProcessOptions, layout: AgentLayout): Promise
   try {
     await aborted(signal);
   } finally {
+    // Consoles are no HTTP connections any more: the server would wait for them.
+    agent.consoles.close();
     await server.close();
     await agent.close();
     client.close();

@@ -39,12 +39,15 @@ export async function stopBlockd({
     if (toDvceError(error).code !== 'BLOCKD_UNAVAILABLE') throw error;
     for (const name of locks) terminate(holderOf(root, name));
   }
-  while (locks.some((name) => holderOf(root, name) !== undefined)) {
+  while (locks.some((name) => isHeld(root, name))) {
     if (clock.monotonicMs() >= end)
       throw new DvceError('TIMED_OUT', { what: 'the end of blockd', ms: limits.agentStopMs });
     await sleep(timers, pollMs);
   }
 }
+
+/** Whether somebody holds a lock of the data directory. */
+export const isHeld = (root: string, name: string): boolean => holderOf(root, name) !== undefined;
 
 /** Who holds a lock; undefined when nobody does. */
 function holderOf(root: string, name: string): number | undefined {

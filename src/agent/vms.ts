@@ -221,9 +221,10 @@ export class Vms {
       if (document.desired !== 'running') await this.#power.want(document, 'running');
       return;
     }
-    if (document.desired !== 'running') return;
-    logger.warn({ vm: document.name }, 'the guest is gone; it is not started again by itself');
+    // Also of one that was being stopped when the last agent ended.
     await detachDisks(blockd, document);
+    if (document.desired === 'running')
+      logger.warn({ vm: document.name }, 'the guest is gone; it is not started again by itself');
   }
 
   /** Stop all running VMs, all at once; for the end of the agent. */

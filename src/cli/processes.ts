@@ -44,12 +44,12 @@ export interface Started {
   ended(): string | undefined;
 }
 
-/** Start the agent so that it outlives this process; what it prints goes to its log. */
+/** Start the agent so that it outlives this process. It keeps a log; what it prints is the reason of a failed start. */
 export function startAgent(context: Context, blockdOptions: readonly string[]): Started {
   const directory = join(context.dataDirectory, 'log');
   mkdirSync(directory, { recursive: true, mode: 0o750 });
-  const logPath = join(directory, 'agent.log');
-  const log = openSync(logPath, 'a', 0o640);
+  const logPath = join(directory, 'agent-start.log');
+  const log = openSync(logPath, 'w', 0o640);
   let ended: string | undefined;
   try {
     const child = spawn(
@@ -59,6 +59,8 @@ export function startAgent(context: Context, blockdOptions: readonly string[]): 
         entryOf(context, 'agent/main'),
         '--data-dir',
         context.dataDirectory,
+        '--log',
+        join(directory, 'agent.log'),
         '--',
         ...blockdOptions,
       ],

@@ -167,6 +167,36 @@ t.test('a data directory that cannot work', async (t) => {
   await fails(t, dvce, `up --data-dir ${join(dvce.directory, 'file')}`, codeOf.failed, /file/);
 });
 
+t.test(
+  'what keeps blockd from starting is told at once, and nothing is left running',
+  async (t) => {
+    const dvce = freshDvce(t);
+    const server = createServer();
+    await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+    t.teardown(() => server.close());
+    const { port } = server.address() as AddressInfo;
+    const tcp = `up -- --nbd-tcp 127.0.0.1:${port} --nbd-insecure`;
+    await fails(t, dvce, tcp, codeOf.unhealthy, /the address 127\.0\.0\.1:\d+ is in use/);
+    t.equal(dvce.holder('launcher.lock'), undefined);
+    await dvce.ok('up');
+    await dvce.ok('volume create /a --size 1MiB');
+    await dvce.ok('down');
+    const marker = join(dvce.data, 'store/dvce-store.json');
+    const text = readFileSync(marker, 'utf8');
+    writeFileSync(marker, text.replace(/"format":\s*1/, '"format": 99'));
+    await fails(
+      t,
+      dvce,
+      'up',
+      codeOf.unhealthy,
+      /has format version 99; this program reads up to 1/,
+    );
+    writeFileSync(marker, text);
+    await dvce.ok('up');
+    t.equal(await dvce.ok('volume list -q'), '/a\n', 'a newer format was refused and left alone');
+  },
+);
+
 t.test('missing qemu: a VM does not start, the doctor says what to install', async (t) => {
   const dvce = freshDvce(t, { DVCE_QEMU: '/nonexistent/qemu-system-x86_64' });
   for (const when of ['without an agent', 'with one']) {
@@ -288,6 +318,19 @@ t.test(
     await fails(t, dvce, 'volume delete /web1 --yes', codeOf.conflict, /disk of VM web1/);
     await dvce.ok('snapshot create /web1@good');
     await fails(t, dvce, 'snapshot rollback /web1@good --yes', codeOf.conflict, /in use/);
+
+    await t.test(
+      'the agent ends although a console is open, and the console says so',
+      async (t) => {
+        const viewer = dvce.begin(['console', 'web1']);
+        await until('the console', () => viewer.stderr().includes('Connected'));
+        const pid = dvce.agentPid();
+        process.kill(pid, 'SIGTERM');
+        await until('the agent has ended', () => !isAlive(pid), 10_000);
+        t.match(await viewer.ended, { code: 0, stderr: /The console was closed/ });
+        await dvce.ok('up');
+      },
+    );
 
     await t.test('the agent is killed: the guest runs on and is found again', async (t) => {
       const killed = dvce.agentPid();

@@ -1,0 +1,34 @@
+/**
+ * The log of an agent that runs in the background: JSON lines in `<data>/log/agent.log`, moved to `agent.log.1` beyond
+ * limits.logFileBytes. In the foreground the log goes to standard error and is somebody else's to keep.
+ */
+import { renameSync, statSync } from 'node:fs';
+import { destination, pino, stdTimeFunctions } from 'pino';
+import { type Logger, limits, systemCode } from '../base/index.ts';
+
+/** `path` undefined: standard error. */
+export function openAgentLog(path: string | undefined): Logger {
+  const options = { base: { pid: process.pid }, timestamp: stdTimeFunctions.isoTime };
+  if (path === undefined) return pino(options, destination({ dest: 2, sync: true }));
+  const file = destination({ dest: path, append: true, mkdir: true, sync: true, mode: 0o640 });
+  let bytes = sizeOf(path);
+  return pino(options, {
+    write(line: string) {
+      file.write(line);
+      bytes += Buffer.byteLength(line);
+      if (bytes < limits.logFileBytes) return;
+      bytes = 0;
+      renameSync(path, `${path}.1`);
+      file.reopen(path);
+    },
+  });
+}
+
+function sizeOf(path: string): number {
+  try {
+    return statSync(path).size;
+  } catch (error) {
+    if (systemCode(error) === 'ENOENT') return 0;
+    throw error;
+  }
+}
