@@ -27,6 +27,12 @@ export class ReaperTask {
     this.#running = this.#loop();
   }
 
+  /** Reap now, and resolve when what was there has been looked at. */
+  async settle(): Promise<void> {
+    this.kick();
+    await this.#running;
+  }
+
   async #loop(): Promise<void> {
     try {
       while (this.#again && !this.#stopped) {

@@ -47,7 +47,8 @@ export function snapshotMethods(node: NodeContext): SnapshotMethods {
         if (head.kind === 'image')
           throw new DvceError('READ_ONLY', { name: path, reason: 'it is an image' });
         await volumes.closeSnapshot(id, checked, path);
-        await deleteSnapshot(hlfs, id, checked);
+        // A clone deleted a moment ago holds its snapshot until it is reaped.
+        await deleteSnapshot(hlfs, id, checked, () => node.reaper.settle());
       });
       node.reaper.kick();
       return {};

@@ -1,6 +1,8 @@
 /**
  * The journal's files at open: which of them hold records of this volume's writer, and the tail behind the log (J2, J7).
  *
+ * Without mirrors the own tail is the longest there is (R4); it is published before the volume serves writes (R5, J4).
+ *
  * A journal that cannot be trusted to hold every flushed write is refused: a record or file that is damaged, a file that is
  * shorter than it was, a journal that ends before a flush which the newest root remembers. Only the operator's word
  * (`acceptLoss`) goes past that.
