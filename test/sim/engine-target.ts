@@ -86,7 +86,11 @@ class EngineTarget implements SimTarget {
     this.#logger = options.logger ?? silentLogger;
     const memory = memories.get(host) ?? { wasAhead: false };
     memories.set(host, memory);
-    this.#watch = new SegmentWatch(note, memory);
+    this.#watch = new SegmentWatch(note, memory, () => {
+      note('a block was overwritten while it was moved');
+      if (host.random.below(3) === 0)
+        host.crashAt({ io: 1 + host.random.below(4), when: 'before' });
+    });
     host.log.observe = (io) => {
       if (io.kind === 'dataSync' && this.isJournal(io.path)) this.#watch.journalSynced();
     };

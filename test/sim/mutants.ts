@@ -36,12 +36,6 @@ export const mutants: readonly Mutant[] = [
     replace: 'if (this.#syncedSeq > 0) {',
   },
   {
-    name: 'J3 the checksum of a record is not seeded',
-    file: 'src/hlfs/journal-format.ts',
-    find: 'if (crc32c(bytes.subarray(8, headerBytes), chain) !== checksum) return undefined;',
-    replace: '',
-  },
-  {
     name: 'J5 a failed fdatasync is taken for a passing trouble',
     file: 'src/hlfs/journal.ts',
     find: 'this.#moveTail(error);\n      } catch {',
@@ -108,9 +102,9 @@ export const mutants: readonly Mutant[] = [
     replace: 'if (file.path === "") await dataSync(file);',
   },
   {
-    name: 'J3 the journal of before a rollback is applied after it',
-    file: 'src/hlfs/volume-open.ts',
-    find: 'header.log === head.log &&',
+    name: 'J7 the journal of before a rollback is applied after it',
+    file: 'src/hlfs/journal-tail.ts',
+    find: 'header.log === head.log && ',
     replace: '',
   },
 ];

@@ -2,7 +2,8 @@
  * Looks at the segments that the engine publishes and counts which conditions of the scenarios came together.
  *
  *   3   power fails while a published segment holds records that the journal has not synced; new writes; it fails again
- *   4   a block is overwritten after the cleaner has published its old copy; a crash before the next root
+ *   4   a block is overwritten while the cleaner publishes its old copy; a crash before the next root (which the watch plans,
+ *       because that moment is short)
  */
 
 import type { PutResult, SegmentStore } from '../../src/hlfs/index.ts';
@@ -23,15 +24,20 @@ export interface SegmentMemory {
 export class SegmentWatch {
   readonly #note: (what: string) => void;
   readonly #memory: SegmentMemory;
+  readonly #onOverwritten: () => void;
   /** Blocks whose relocation is published, but in no root yet. */
   #relocated = new Set<number>();
+  /** Blocks that the guest wrote and that are in no segment yet. */
+  readonly #unpublished = new Set<number>();
   #overwritten = 0;
   #isAheadOfJournal = false;
   #hasWritten = false;
 
-  constructor(note: (what: string) => void, memory: SegmentMemory) {
+  /** @param onOverwritten the condition of scenario 4 is there, but for the crash */
+  constructor(note: (what: string) => void, memory: SegmentMemory, onOverwritten: () => void) {
     this.#note = note;
     this.#memory = memory;
+    this.#onOverwritten = onOverwritten;
   }
 
   journalSynced(): void {
@@ -42,7 +48,12 @@ export class SegmentWatch {
     this.#hasWritten = true;
     const last = Math.floor((first + count - 1) / blockSectors);
     for (let block = Math.floor(first / blockSectors); block <= last; block += 1)
-      if (this.#relocated.has(block)) this.#overwritten += 1;
+      this.#write(block);
+  }
+
+  #write(block: number): void {
+    this.#unpublished.add(block);
+    if (this.#relocated.has(block)) this.#overwritten += 1;
   }
 
   died(ending: 'power loss' | 'kill'): void {
@@ -80,11 +91,18 @@ export class SegmentWatch {
       this.#overwritten = 0;
     } else if (header.lastSeq >= header.firstSeq) this.#isAheadOfJournal = true;
     const index = bytes.subarray(header.indexOffset, header.indexOffset + header.indexBytes);
-    for (const run of decodeIndex(index, key))
-      if (run.kind === 'relocation') {
-        this.#note('segment with moved blocks');
-        for (let i = 0; i < run.checksums.length; i += 1) this.#relocated.add(run.block + i);
-      }
+    for (const run of decodeIndex(index, key)) {
+      if (run.kind !== 'data' && run.kind !== 'relocation') continue;
+      for (let i = 0; i < run.checksums.length; i += 1)
+        if (run.kind === 'data') this.#unpublished.delete(run.block + i);
+        else this.#moved(run.block + i);
+    }
+    if (this.#overwritten > 0) this.#onOverwritten();
+  }
+
+  #moved(block: number): void {
+    this.#relocated.add(block);
+    if (this.#unpublished.has(block)) this.#overwritten += 1;
   }
 }
 
