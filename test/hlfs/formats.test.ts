@@ -185,7 +185,7 @@ async function verdicts(body: Buffer, whole: SegmentHeader): Promise<Record<stri
     ),
   };
 }
-let segmentBlock = Buffer.alloc(0);
+let segmentBlock: Buffer = Buffer.alloc(0);
 
 t.test(
   'B-25 S7 a wrong bit in any part of a segment is seen by its reader; one header copy suffices',
