@@ -65,7 +65,8 @@ async function lose(
     if (boot > 1) t.comment(`cut ${boot - 1}: ${verdict.cut} writes survived`);
     if (boot > count || wrong.length > 0) break;
     await machine.flushed(4 + random.below(12), loadMsMax);
-    const lost = await cut(machine, boot, random.below(1000) / 1000);
+    const share = random.below(1000) / 1000;
+    const lost = await cut(machine, code === 'code' && boot % 2 === 1, share);
     t.comment(`cut ${boot}, seed ${seed}: ${JSON.stringify(lost)}`);
     said = lost;
   }
@@ -73,9 +74,9 @@ async function lose(
   return wrong;
 }
 
-/** In turn: in the middle of what goes to the disk, so that its cache holds something to lose, and at any moment. */
-async function cut(machine: Machine, boot: number, share: number) {
-  if (boot % 2 === 1) return machine.powerOffAfterWrites(1 + Math.floor(share * 40), loadMsMax);
+/** In the middle of what goes to the disk, so that its cache holds something to lose, or at any moment. */
+async function cut(machine: Machine, amidWrites: boolean, share: number) {
+  if (amidWrites) return machine.powerOffAfterWrites(1 + Math.floor(share * 40), loadMsMax);
   await new Promise((wake) => setTimeout(wake, share * lastDelayMsMax));
   return machine.powerOff();
 }
