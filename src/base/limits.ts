@@ -272,9 +272,9 @@ export const limitTable = {
     'directories remembered as durable; beyond it all are checked again',
   ),
   batchSlabsKept: limit(
-    36,
+    68,
     'count',
-    'buffers of 1 MiB kept by a thread for its next batch: one full segment and a little',
+    'buffers of 1 MiB kept by a thread: one batch on its way to the store, one being built',
   ),
   retryPauseMinMs: limit(100, 'ms', 'first pause before a failed publish is tried again'),
   retryPauseMaxMs: limit(

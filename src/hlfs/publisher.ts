@@ -62,6 +62,11 @@ export class Publisher {
   /** Segments in which cleaning met damage: they stay as they are, for `volume check` to name. */
   readonly #damaged = new Set<number>();
   #isLast = false;
+  /** A batch is on its way to the store. */
+  #isSending = false;
+  /** Settles when the oldest frozen batch is in the map. */
+  #sent = Promise.withResolvers<void>();
+  #ahead: { readonly overlay: Overlay; readonly built: Promise<Batch> } | null = null;
 
   constructor(options: PublisherOptions) {
     this.#options = options;
@@ -79,6 +84,7 @@ export class Publisher {
       return;
     }
     this.frozen.push(batch);
+    this.#buildAhead();
     this.#start();
   }
 
@@ -152,11 +158,7 @@ export class Publisher {
     const { overlay } = batch;
     await writer.finish();
     if (!overlay.isEmpty && overlay.lastSeq > writer.state.coveredSeq) {
-      const built = await buildBatch(
-        overlay,
-        this.#options.context.timers,
-        this.#options.readBlock,
-      );
+      const built = await this.#build(overlay);
       const replicas = await this.#publishBuilt(built, overlay);
       this.#unconfirmed ||= replicas < this.#options.replicasMin;
     }
@@ -174,11 +176,39 @@ export class Publisher {
     } else this.#leave(batch);
   }
 
+  async #build(overlay: Overlay): Promise<Batch> {
+    const ahead = this.#ahead;
+    this.#ahead = null;
+    if (ahead?.overlay === overlay) return await ahead.built;
+    return await buildBatch(overlay, this.#options.context.timers, this.#options.readBlock);
+  }
+
+  /**
+   * Build the next batch while this one travels to the store. What it has to complete from below waits until this one is in
+   * the map.
+   */
+  #buildAhead(): void {
+    const next = this.frozen[1];
+    if (!this.#isSending || this.#ahead !== null || next === undefined) return;
+    const { timers } = this.#options.context;
+    const { overlay } = next;
+    const isSent = this.#sent.promise;
+    const built = buildBatch(overlay, timers, async (block, target) => {
+      await isSent;
+      await this.#options.readBlock(block, target);
+    });
+    built.catch(() => {}); // whoever takes it sees the error
+    this.#ahead = { overlay, built };
+  }
+
   async #publishBuilt(built: Batch, { firstSeq, lastSeq }: Overlay): Promise<number> {
+    this.#isSending = true;
+    this.#buildAhead();
     try {
       await this.#guardReserve(built);
       return await this.#options.writer.publishBatch(built, firstSeq, lastSeq);
     } finally {
+      this.#isSending = false;
       releaseBatch(built);
     }
   }
@@ -188,6 +218,8 @@ export class Publisher {
     const { journal, writer, onLeft, onSpace } = this.#options;
     assertFirst(this.frozen, batch);
     this.frozen.shift();
+    this.#sent.resolve();
+    this.#sent = Promise.withResolvers<void>();
     // Before the journal's space is freed: no read may look there for what the map has now.
     onLeft();
     if (!this.#unconfirmed) journal.cover(writer.state.coveredSeq);
