@@ -25,9 +25,9 @@ export const mutants: readonly Mutant[] = [
   {
     name: 'writes are acknowledged first',
     file: 'src/hlfs/volume.ts',
-    find: "this.#enqueue('write', offset, data.byteLength, data, options, done);",
+    find: "this.#push({ kind: 'write', offset, length: data.byteLength, payload: data }, options, done);",
     replace:
-      "this.#enqueue('write', offset, data.byteLength, data, options, () => {});\n    done(null);",
+      "this.#push({ kind: 'write', offset, length: data.byteLength, payload: data }, options, () => {});\n    done(null);",
   },
   {
     name: 'a flush is answered by any earlier sync',
@@ -67,9 +67,9 @@ export const mutants: readonly Mutant[] = [
   },
   {
     name: 'older layers hide newer ones',
-    file: 'src/hlfs/volume.ts',
-    find: 'this.#overlays = [this.#active, ...frozen.reverse()];',
-    replace: 'this.#overlays = [...frozen.reverse(), this.#active];',
+    file: 'src/hlfs/write-layers.ts',
+    find: 'this.#overlays = [this.#active, ...frozen.toReversed()];',
+    replace: 'this.#overlays = [...frozen.toReversed(), this.#active];',
   },
   {
     name: 'journal space is free before its batch is published',
@@ -102,12 +102,15 @@ export const mutants: readonly Mutant[] = [
     replace: 'if (file.path === "") await dataSync(file);',
   },
   {
-    name: 'J7 the journal of before a rollback is applied after it',
-    file: 'src/hlfs/journal-tail.ts',
-    find: 'header.log === head.log && ',
+    name: 'J1 FUA is answered like any other write',
+    file: 'src/hlfs/request-queue.ts',
+    find: 'else if (request.fua) syncs.push(request);',
     replace: '',
   },
 ];
+
+/** Nothing is broken: when this one is "caught", no other verdict means anything. */
+export const control: Mutant = { name: 'nothing', file: 'package.json', find: '{', replace: '{' };
 
 /** The part of the tree that a simulation needs, with one thing broken. @returns undefined when the text is not there */
 function breakCopy(root: string, mutant: Mutant): string | undefined {

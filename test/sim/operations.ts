@@ -164,6 +164,19 @@ const stories: readonly ((random: Random, sectors: number) => Operation[])[] = [
     { kind: 'reconnect' },
     { kind: 'write', first: r.below(100), count: 12, fua: false, wait: false },
     { kind: 'idle', ms: 300 },
+    // Half of the time nothing of it has reached the store when the process dies.
+    ...(r.below(2) === 0
+      ? ([
+          { kind: 'flush', wait: true },
+          {
+            kind: 'crash',
+            ending: r.below(2) === 0 ? 'power loss' : 'kill',
+            io: 1,
+            when: 'before',
+          },
+          { kind: 'write', first: 0, count: 1, fua: true, wait: true },
+        ] as const)
+      : []),
     { kind: 'store', state: 'up' },
     { kind: 'settle' },
   ],
