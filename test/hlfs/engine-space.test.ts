@@ -134,6 +134,9 @@ t.test(
       moved += await relocations(rig, id);
     }
     t.ok(moved > 0, `${moved} blocks were moved`);
+    // What only the snapshots hold from here on.
+    await put(disk, expected, 0, bytesFrom(rig.random, 16 * mebibyte));
+    await clean(rig, disk);
     const source = await getVolume(rig.context, '/v');
     for (const { name, content } of kept) {
       const { value } = await findSnapshot(rig.context, id, name);

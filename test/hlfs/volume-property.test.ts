@@ -4,7 +4,7 @@
  *
  * A history is a list of plain values: what fast-check prints for a failure can be put into `regressions` as it is.
  */
-// limit: 240 s
+// limit: 150 s
 import fc from 'fast-check';
 import t from 'tap';
 import { History, type Step } from '../support/engine-history.ts';
@@ -89,6 +89,7 @@ const kinds: readonly [number, fc.Arbitrary<Step>][] = [
       turns: fc.nat({ max: 12 }),
     }),
   ],
+  [2, fc.record({ kind: fc.constant('churn' as const), place: places, fill: natural })],
   [2, fc.record({ kind: fc.constant('publish' as const) })],
   [2, fc.record({ kind: fc.constant('reclaim' as const) })],
   [1, fc.record({ kind: fc.constant('age' as const) })],
@@ -131,11 +132,11 @@ for (const [mode, options] of Object.entries(modes))
           },
         ),
         {
-          numRuns: Number(process.env['PROPERTY_RUNS'] ?? 12),
+          numRuns: Number(process.env['PROPERTY_RUNS'] ?? 6),
           ...(process.env['PROPERTY_SEED'] === undefined
             ? {}
             : { seed: Number(process.env['PROPERTY_SEED']) }),
-          interruptAfterTimeLimit: Number(process.env['PROPERTY_SECONDS'] ?? 45) * 1000,
+          interruptAfterTimeLimit: Number(process.env['PROPERTY_SECONDS'] ?? 20) * 1000,
           endOnFailure: process.env['PROPERTY_SHRINK'] === undefined,
         },
       );

@@ -64,6 +64,8 @@ export type Step =
       readonly turns: number;
     }
   | { readonly kind: 'publish' | 'reclaim' | 'age' | 'check' | 'reap' | 'verify' }
+  /** Fill a range, overwrite most of it here and there, and let the cleaner have what is left. */
+  | { readonly kind: 'churn'; readonly place: Place; readonly fill: number }
   | { readonly kind: 'diff'; readonly from: number; readonly to: number }
   | { readonly kind: 'extents'; readonly place: Place; readonly factor: number };
 
@@ -240,6 +242,8 @@ export class History {
         return this.#check(this.#volume);
       case 'reap':
         return reap(this.#rig.context, reclaimLog);
+      case 'churn':
+        return this.#churn(step);
       case 'diff':
         return this.#diff(step.from, step.to);
       case 'extents':
@@ -255,6 +259,24 @@ export class History {
     const bytes = this.#bytes(length, fill);
     await disk.write(offset, bytes, { fua, origin: { alive: true } });
     model.write(offset, bytes);
+  }
+
+  async #churn({ place, fill }: Step & { kind: 'churn' }): Promise<void> {
+    const { disk, model } = this.#volume;
+    const { offset, length } = this.#resolve({ ...place, alignBytes: 4096, length: 2 << 20 });
+    const put = async (at: number, bytes: Buffer): Promise<void> => {
+      await disk.write(at, bytes);
+      model.write(at, bytes);
+    };
+    await put(offset, this.#bytes(length, fill));
+    this.#rig.process.timers.fire(limits.batchAgeMs);
+    await this.#rig.process.quiet();
+    for (let at = 0; at + 12_288 <= length; at += 16_384)
+      await put(offset + at, this.#bytes(12_288, fill + at));
+    for (let round = 0; round < 2; round += 1) await disk.volume.publishAll();
+    this.#rig.process.timers.fire(limits.reclaimDelayMs);
+    // The cleaner may be at work when the next step comes.
+    if (fill % 2 === 0) await this.#rig.process.quiet();
   }
 
   async #read({ place }: Step & { kind: 'read' }): Promise<void> {
