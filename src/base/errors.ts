@@ -339,8 +339,3 @@ export function systemCode(error: unknown): string | undefined {
 export function assert(condition: unknown, reason: string): asserts condition {
   if (!condition) throw new DvceError('INTERNAL', { reason });
 }
-
-/** For the default branch of an exhaustive switch. */
-export function unreachable(value: never): never {
-  throw new DvceError('INTERNAL', { reason: `unexpected value ${String(value)}` });
-}

@@ -28,9 +28,8 @@ export {
   rollbackVolume,
 } from './forks.ts';
 export { type InUse, requireHead } from './heads.ts';
-export { reapIntents } from './intents.ts';
 export { rootDirectory, type VolumeRecord } from './names.ts';
-export { type ReclaimLog, reap, reapVolume, retainedPositions } from './reaper.ts';
+export { type ReclaimLog, reap, reapVolume } from './reaper.ts';
 export {
   type ChangedRange,
   type Diff,

@@ -22,7 +22,7 @@ import {
   writeFully,
 } from '../base/index.ts';
 import type { HlfsContext } from './context.ts';
-import type { Slot } from './journal.ts';
+import type { Slot } from './journal-slot.ts';
 
 export interface JournalState {
   readonly incarnation: number;

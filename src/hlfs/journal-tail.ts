@@ -9,8 +9,10 @@
  */
 import { DvceError, limits, type OpenFile } from '../base/index.ts';
 import type { HlfsContext } from './context.ts';
-import type { Appended, Slot } from './journal.ts';
+import type { Appended } from './journal.ts';
 import { openSlots } from './journal-open.ts';
+import type { Slot } from './journal-slot.ts';
+import { carriedBase } from './journal-slot.ts';
 import {
   type JournalFile,
   readFileHeader,
@@ -19,7 +21,6 @@ import {
   walkJournal,
 } from './journal-walk.ts';
 import type { HeadDocument } from './schema.ts';
-import { carriedBase } from './volume.ts';
 
 export interface Tail {
   readonly walk: Walk;

@@ -14,7 +14,7 @@
  *
  * Addresses: slot index * file bytes + offset; valid until the record's slot is released.
  */
-import { assert, DvceError, type OpenFile, toDvceError, vectorsMax } from '../base/index.ts';
+import { assert, DvceError, toDvceError, vectorsMax, writeFullySync } from '../base/index.ts';
 import {
   align,
   chainStart,
@@ -26,25 +26,8 @@ import {
   type RecordKind,
   recordBytes,
 } from './journal-format.ts';
+import type { JournalIdentity, Slot } from './journal-slot.ts';
 import { Slab } from './slab.ts';
-
-export interface JournalIdentity {
-  readonly volume: string;
-  readonly log: string;
-  readonly epoch: number;
-  readonly incarnation: number;
-}
-
-export interface Slot {
-  readonly index: number;
-  readonly file: OpenFile;
-  state: 'free' | 'active' | 'full' | 'failed';
-  /** Last record written into it. */
-  lastSeq: number;
-  /** Records up to here are synced. */
-  syncedSeq: number;
-  usedBytes: number;
-}
 
 /** One request to be journaled. */
 export interface Entry {
@@ -184,7 +167,19 @@ export class Journal {
   cover(seq: number): void {
     for (const slot of this.#slots)
       if (slot.state === 'full' && slot.lastSeq <= seq) slot.state = 'free';
+    this.#startOver(seq);
     this.#markSynced(seq);
+  }
+
+  /**
+   * The active file may be needed no more either. With files given up (J5) the rest of it can be smaller than the next record,
+   * and nothing would ever free it: then it is taken as a fresh one (J8).
+   */
+  #startOver(seq: number): void {
+    const isCovered = this.#active !== null && seq >= this.lastSeq;
+    if (!isCovered || this.roomBytes >= this.#options.recordBytesMax) return;
+    if (this.#active !== null) this.#active.state = 'free';
+    this.#active = null;
   }
 
   /** Fill `target` from a payload address. */
@@ -218,7 +213,7 @@ export class Journal {
     const flushVectors = (): void => {
       const slot = this.#active;
       if (slot === null || vectors.length === 0) return;
-      writeAll(slot.file, vectors, start);
+      writeFullySync(slot.file, vectors, start);
       for (const record of written) slot.lastSeq = record.seq;
       slot.usedBytes = this.#position;
       vectors = [];
@@ -290,7 +285,10 @@ export class Journal {
         slot.state = 'failed';
     if (this.#active !== null) this.#active.state = 'failed';
     this.#active = null;
+    const usable = this.#slots.filter((slot) => slot.state !== 'failed').length;
     try {
+      // One file is always kept back for the next such case; without it nothing could be journaled any more.
+      if (usable < 2) throw cause;
       this.#place(this.#unsynced);
       this.#options.onMoved(this.#unsynced);
     } catch (error) {
@@ -381,23 +379,3 @@ export class Journal {
 }
 
 const zeros = Buffer.alloc(16);
-
-/** Write all vectors, completing short writes (J6). */
-function writeAll(file: OpenFile, vectors: readonly Buffer[], position: number): void {
-  let rest = vectors.filter((buffer) => buffer.byteLength > 0);
-  let at = position;
-  while (rest.length > 0) {
-    let written = file.writevSync(rest.slice(0, vectorsMax), at);
-    if (written <= 0) throw new Error(`a write of ${file.path} made no progress`);
-    at += written;
-    let done = 0;
-    for (const buffer of rest) {
-      if (written < buffer.byteLength) break;
-      written -= buffer.byteLength;
-      done += 1;
-    }
-    rest = rest.slice(done);
-    const next = rest[0];
-    if (written > 0 && next !== undefined) rest[0] = next.subarray(written);
-  }
-}

@@ -14,7 +14,6 @@
 import { DvceError } from '../base/index.ts';
 
 export const blockBytes = 4096;
-export const wordsPerPointer = 4;
 export const codecRaw = 0;
 
 /** Word 1 of a pointer without a segment. */

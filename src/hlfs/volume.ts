@@ -22,6 +22,7 @@ import {
 import type { HlfsContext } from './context.ts';
 import { listExtents } from './extents.ts';
 import type { Appended, Journal } from './journal.ts';
+import { carriedBase } from './journal-slot.ts';
 import { type Layers, readLayers } from './layers.ts';
 import { type LogWriter, mappedBytes } from './log-writer.ts';
 import { blockBytes } from './pointer.ts';
@@ -224,7 +225,7 @@ export class Volume implements OpenVolume {
     listExtents(this.#layers, this.sizeBytes, offset, length, done);
   }
 
-  /** Nothing is kept in memory yet that a prefetch could fill. */
+  /** Nothing is kept in memory that a prefetch could fill. */
   cache(_offset: number, _length: number, done: Done): void {
     done(null);
   }
@@ -262,7 +263,7 @@ export class Volume implements OpenVolume {
     });
   }
 
-  /** A block as the map has it, for completing one of which only a part was written. */
+  /** A block as the map has it, to complete one that was written in part. */
   async #readMapped(block: number, target: Buffer): Promise<void> {
     const layers: Layers = { ...this.#layers, overlays: () => [] };
     await new Promise<void>((resolve, reject) => {
@@ -335,7 +336,6 @@ export class Volume implements OpenVolume {
   }
 
   async publishAll(): Promise<void> {
-    if (this.#failure) throw this.#failure;
     await this.#cut();
   }
 
@@ -345,10 +345,8 @@ export class Volume implements OpenVolume {
       (sum, overlay) => sum + overlay.dataBlocks * blockBytes,
       0,
     );
-    const lag =
-      this.#flushedUnpublishedMs === 0
-        ? 0
-        : this.#context.clock.monotonicMs() - this.#flushedUnpublishedMs;
+    const since = this.#flushedUnpublishedMs;
+    const lag = since === 0 ? 0 : this.#context.clock.monotonicMs() - since;
     return {
       readOnlyReason: this.#failure === null ? null : this.#failure.message,
       mappedBytes: mappedBytes(this.#writer.map) + pending,
@@ -400,6 +398,3 @@ export class Volume implements OpenVolume {
     });
   }
 }
-
-/** Addresses of a carried tail start here, far above those of the open journal. */
-export const carriedBase = 2 ** 50;

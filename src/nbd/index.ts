@@ -14,7 +14,7 @@ export { NbdClient } from './client.ts';
 export { connectNbd, type NbdClientOptions } from './client-connect.ts';
 export type { Connection } from './connection.ts';
 export * from './exports.ts';
-export { activatedSocket, checkUnixPath, type UnixSocketOptions } from './listen.ts';
+export { activatedSocket, type UnixSocketOptions } from './listen.ts';
 export * from './server.ts';
 export type { ServerTls } from './server-tls.ts';
 export { CopyOnWriteBackend } from './wrappers/copy-on-write.ts';

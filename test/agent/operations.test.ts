@@ -34,7 +34,7 @@ const never = new AbortController().signal;
 const alive = setInterval(() => {}, 1000);
 t.teardown(() => clearInterval(alive));
 
-t.test('an operation runs, tells its progress, and ends with its result', async (t) => {
+t.test('E-08 an operation runs, tells its progress, and ends with its result', async (t) => {
   const { operations } = await open(place(t));
   const gate = Promise.withResolvers<void>();
   const begun = await operations.begin({

@@ -369,7 +369,7 @@ t.test('R1 the incarnation is durable before the store is changed', async (t) =>
 });
 
 t.test(
-  'J4 R6 nothing of an earlier incarnation is written over before its tail is in the store',
+  'J4 R4 R5 R6 nothing of an earlier incarnation is written over before its tail is in the store',
   async (t) => {
     const rig = await rigFor(t);
     const id = await rig.create('/v');

@@ -5,8 +5,20 @@ import { createServer, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import t from 'tap';
-import { type DvceError, MiB, seededRandom, systemTimers } from '../../src/base/index.ts';
-import { type BlockBackend, connectNbd, type Extent, type NbdClient } from '../../src/nbd/index.ts';
+import {
+  type DvceError,
+  MiB,
+  seededRandom,
+  systemClock,
+  systemTimers,
+} from '../../src/base/index.ts';
+import {
+  type BlockBackend,
+  connectNbd,
+  type Extent,
+  type NbdClient,
+  StatsBackend,
+} from '../../src/nbd/index.ts';
 import { MemoryBackend } from '../support/memory-backend.ts';
 import { greetingHex, hex, startServer } from '../support/nbd-wire.ts';
 
@@ -91,6 +103,23 @@ for (const [mode, wishes] of Object.entries(modes))
     await remote.close();
     await t.rejects(readAll(remote, 0, 1), { code: 'IO_FAILED' }, 'after close');
   });
+
+t.test('B-48 the front end reports the size and passes every flush on', async (t) => {
+  const backend = new StatsBackend(new MemoryBackend({ sizeBytes: 3 * MiB + 512 }), systemClock);
+  const running = await startServer(backend);
+  t.teardown(running.stop);
+  const remote = await connectNbd({
+    address: { path: running.path },
+    exportName: '',
+    timers: systemTimers,
+  });
+  t.equal(remote.sizeBytes, 3 * MiB + 512);
+  await settle((done) => remote.write(0, Buffer.alloc(512, 1), options, done));
+  const before = backend.stats.flush.requests;
+  for (let i = 0; i < 3; i += 1) await settle((done) => remote.flush(done));
+  t.equal(backend.stats.flush.requests, before + 3);
+  await remote.close();
+});
 
 t.test('loss of the connection fails what is in flight and what follows', async (t) => {
   const backend = new MemoryBackend({ sizeBytes });
