@@ -1,0 +1,96 @@
+/**
+ * Recycled journal files: what an earlier use left behind must not be taken for records of the present one, even when
+ * numbers, sizes and places fit (J3).
+ */
+import t from 'tap';
+import type { OpenFile } from '../../src/base/index.ts';
+import {
+  chainStart,
+  encodeFileHeader,
+  encodeRecordHeader,
+  headerBytesFor,
+  journalFileHeaderBytes,
+  pieceChecksums,
+} from '../../src/hlfs/journal-format.ts';
+import { readFileHeader, walkJournal } from '../../src/hlfs/journal-walk.ts';
+
+const identity = {
+  volume: '11111111-1111-4111-8111-111111111111',
+  log: '22222222-2222-4222-8222-222222222222',
+  epoch: 1,
+  incarnation: 1,
+};
+
+/** Lay records `firstSeq..lastSeq` with this content into `bytes`, as one use of the file. */
+function use(
+  bytes: Buffer,
+  serial: number,
+  salt: number,
+  records: readonly [number, number],
+  content: number,
+): void {
+  const [firstSeq, lastSeq] = records;
+  const header = { ...identity, serial, firstSeq, salt: Buffer.alloc(16, salt) };
+  encodeFileHeader(header).copy(bytes);
+  let chain = chainStart(header.salt);
+  let at = journalFileHeaderBytes;
+  for (let seq = firstSeq; seq <= lastSeq; seq += 1) {
+    const payload = Buffer.alloc(4096, content);
+    const sums = pieceChecksums(0, payload);
+    const head = Buffer.alloc(headerBytesFor(sums.length));
+    const facts = {
+      kind: 'write' as const,
+      seq,
+      offset: 0,
+      length: 4096,
+      flushedSeq: 0,
+      wallMs: 0,
+    };
+    chain = encodeRecordHeader(head, facts, sums, chain);
+    head.copy(bytes, at);
+    payload.copy(bytes, at + head.length);
+    at += head.length + payload.length;
+  }
+}
+
+const fileOf = (bytes: Buffer): OpenFile => ({
+  path: 'slot',
+  readSync: (target, position) =>
+    Buffer.from(target.buffer, target.byteOffset, target.byteLength).set(
+      bytes.subarray(position, position + target.byteLength),
+    ) ?? Math.max(0, Math.min(target.byteLength, bytes.length - position)),
+  read: () => {},
+  writev: () => Promise.reject(new Error('read only')),
+  writevSync: () => 0,
+  dataSync: (done) => done(null),
+  sizeSync: () => bytes.length,
+  closeSync: () => {},
+});
+
+function walk(bytes: Buffer): readonly number[] {
+  const file = fileOf(bytes);
+  const header = readFileHeader(file);
+  if (header === undefined) return [];
+  const { tail } = walkJournal([{ slot: 0, file, header, isRepaired: header.isRepaired }], 2);
+  return tail.map((record) => record.header.seq);
+}
+
+t.test('J3 records of an earlier use of a file do not continue a later one', async (t) => {
+  const bytes = Buffer.alloc(64 * 1024);
+  use(bytes, 1, 0xaa, [3, 8], 1);
+  t.same(walk(bytes), [3, 4, 5, 6, 7, 8], 'the first use by itself');
+  // The file is used again, numbers start at the same place, and only two new records reached the disk.
+  use(bytes, 2, 0xbb, [3, 4], 2);
+  t.same(walk(bytes), [3, 4], 'the old records 5 to 8 still lie behind, and are not taken');
+});
+
+t.test('J3 a record whose predecessor is another one is not taken', async (t) => {
+  const one = Buffer.alloc(64 * 1024);
+  const two = Buffer.alloc(64 * 1024);
+  use(one, 1, 0xaa, [3, 6], 1);
+  use(two, 1, 0xaa, [3, 6], 2);
+  // Same salt, same numbers, another content before: only the chain tells them apart.
+  const recordBytes = headerBytesFor(1) + 4096;
+  two.copy(one, journalFileHeaderBytes + 2 * recordBytes, journalFileHeaderBytes + 2 * recordBytes);
+  t.same(walk(one), [3, 4]);
+});
