@@ -319,7 +319,10 @@ export class Journal {
     const dirty = this.#slots.filter(
       (slot) => (slot.state === 'active' || slot.state === 'full') && slot.syncedSeq < slot.lastSeq,
     );
-    this.#syncNext(dirty, seq);
+    this.#syncNext(
+      dirty.sort((a, b) => a.lastSeq - b.lastSeq),
+      seq,
+    );
   }
 
   /** Sync the files one after the other, the older first, so that what is stable is always a prefix. */
