@@ -39,7 +39,7 @@ const node = process.execPath;
 export const suites: readonly Suite[] = [
   {
     name: 'checks',
-    budgetSeconds: 150,
+    budgetSeconds: 90,
     limitSeconds: 90,
     jobs: 2,
     before: [
@@ -69,27 +69,27 @@ export const suites: readonly Suite[] = [
   },
   {
     name: 'unit',
-    budgetSeconds: 300,
+    budgetSeconds: 240,
     limitSeconds: 90,
     jobs: 2,
     files: ['test/**/*.test.ts'],
   },
   {
     name: 'contract',
-    budgetSeconds: 60,
+    budgetSeconds: 40,
     limitSeconds: 60,
     jobs: 2,
     files: ['test/contract/**/*.test.ts'],
   },
   {
     name: 'sim',
-    budgetSeconds: 210,
+    budgetSeconds: 130,
     limitSeconds: 180,
     jobs: 2,
     before: [
       {
         name: 'simulation slice',
-        command: [node, 'scripts/sim.ts', '--seconds', '120', '--report', simReport],
+        command: [node, 'scripts/sim.ts', '--seconds', '75', '--report', simReport],
         needs: 'scripts/sim.ts',
       },
       {
@@ -102,7 +102,7 @@ export const suites: readonly Suite[] = [
   },
   {
     name: 'system',
-    budgetSeconds: 470,
+    budgetSeconds: 700,
     limitSeconds: 120,
     jobs: 1,
     files: ['test/system/**/*.test.ts'],

@@ -305,6 +305,11 @@ export const limitTable = {
     'ms',
     'a clean close publishes what is left within this time, or gives up without loss',
   ),
+  closeFullMs: limit(
+    2_000,
+    'ms',
+    'a volume that a full store holds up is closed like a killed one after this time',
+  ),
   storeReserveBytes: limit(
     256 * MiB,
     'bytes',

@@ -83,7 +83,13 @@ export class RequestQueue {
       request.done(this.#failure);
       return;
     }
-    this.#queue.push({ ...request, journaled: 0, heldSinceMs: 0 });
+    const queued = { ...request, journaled: 0, heldSinceMs: 0 };
+    // Everything acknowledged is journaled already, so a lone flush need not wait for the end of the turn.
+    if (request.kind === 'flush' && this.#queue.length === 0 && !this.#options.isCarrying()) {
+      this.#sync([queued]);
+      return;
+    }
+    this.#queue.push(queued);
     this.#schedule();
   }
 

@@ -36,7 +36,6 @@ import type {
   ExtentsDone,
   OpenVolume,
   ReadDone,
-  RequestOrigin,
   VolumeStatistics,
   WriteOptions,
   ZeroOptions,
@@ -71,8 +70,7 @@ export interface VolumeParts {
   readonly onClosed: (clean: boolean) => Promise<void>;
 }
 
-const always: RequestOrigin = { alive: true };
-const noOptions: WriteOptions = { fua: false, origin: always };
+const noOptions: WriteOptions = { fua: false, origin: { alive: true } };
 
 export class Volume implements OpenVolume {
   readonly id: VolumeId;
@@ -263,7 +261,7 @@ export class Volume implements OpenVolume {
     });
   }
 
-  /** A block as the map has it, to complete one that was written in part. */
+  /** A block as the map has it. */
   async #readMapped(block: number, target: Buffer): Promise<void> {
     const layers: Layers = { ...this.#layers, overlays: () => [] };
     await new Promise<void>((resolve, reject) => {
@@ -379,10 +377,12 @@ export class Volume implements OpenVolume {
     await this.#parts.onClosed(clean);
   }
 
-  /** False when the store did not answer in time. */
+  /** False when the store did not take it in time; a full one will not soon, and the journal keeps what is left. */
   async #inTime(work: Promise<boolean>): Promise<boolean> {
     const late = Promise.withResolvers<boolean>();
-    const timer = this.#context.timers.after(limits.closeMs, () => late.resolve(false));
+    const isFull = this.#publisher.waiting?.code === 'NO_SPACE';
+    const limitMs = isFull ? limits.closeFullMs : limits.closeMs;
+    const timer = this.#context.timers.after(limitMs, () => late.resolve(false));
     const result = await Promise.race([work, late.promise]);
     timer.cancel();
     return result;

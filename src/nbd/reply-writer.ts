@@ -9,7 +9,7 @@
  * callback of its write; a slab goes back to the pool only when no write is outstanding.
  */
 import type { Writable } from 'node:stream';
-import { KiB, type Timers } from '../base/index.ts';
+import { KiB } from '../base/index.ts';
 import { borrowReplySlab, replySlabBytes, returnReplySlab } from './payload-pool.ts';
 
 /** Data up to this length is copied; measured break-even with the cost of a gather entry. */
@@ -18,7 +18,6 @@ const zeros = Buffer.alloc(64 * KiB);
 
 export class ReplyWriter {
   readonly #socket: Writable;
-  readonly #timers: Timers;
   readonly #written: (requests: number, bytes: number) => void;
   readonly #failed: (error: Error) => void;
   #slab: Buffer | null = null;
@@ -35,12 +34,10 @@ export class ReplyWriter {
 
   constructor(
     socket: Writable,
-    timers: Timers,
     written: (requests: number, bytes: number) => void,
     failed: (error: Error) => void,
   ) {
     this.#socket = socket;
-    this.#timers = timers;
     this.#written = written;
     this.#failed = failed;
   }
@@ -85,7 +82,8 @@ export class ReplyWriter {
     this.#bytes += bytes;
     if (this.held || this.#scheduled) return;
     this.#scheduled = true;
-    this.#timers.defer(() => {
+    // After the callback under way, which may complete many requests; a whole turn later would cost a lone client a poll.
+    queueMicrotask(() => {
       this.#scheduled = false;
       this.flush();
     });

@@ -76,7 +76,6 @@ export class Transmission {
     this.#negotiated = negotiated;
     this.#writer = new ReplyWriter(
       io.socket,
-      io.timers,
       (requests, bytes) => this.#written(requests, bytes),
       (error) => io.destroy(error.message),
     );
