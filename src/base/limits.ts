@@ -239,6 +239,17 @@ export const limitTable = {
   reapRetryMs: limit(60_000, 'ms', 'background deletion is tried again after a failure'),
   logFileBytes: limit(32 * MiB, 'bytes', 'blockd.log is moved to blockd.log.1 beyond this size'),
   documentBytesMax: limit(1 * MiB, 'bytes', 'one JSON document of the store'),
+  stateDocumentBytesMax: limit(
+    256 * KiB,
+    'bytes',
+    'one document of the wanted state (a VM with its user data); eight of them still fit an answer',
+  ),
+  stateDocumentsMax: limit(10_000, 'count', 'documents of one kind that the agent holds in memory'),
+  documentListBytes: limit(
+    1 * MiB,
+    'bytes',
+    'where an answer of document.list ends; listReadsMax documents more still fit a control message',
+  ),
   documentMarks: limit(
     16,
     'count',

@@ -33,6 +33,7 @@ import {
 import { openLocalStore } from '../stores/index.ts';
 import { ControlServer } from './control-server.ts';
 import { type DataDirectory, loadNodeId, removeStaleSockets } from './data-directory.ts';
+import { documentMethods } from './document-methods.ts';
 import { writeDurably } from './durable-file.ts';
 import { Front } from './front.ts';
 import { OpenTable } from './open-table.ts';
@@ -155,6 +156,7 @@ export async function startBlockd(options: BlockdOptions, world: BlockdWorld): P
     handlers: {
       ...volumeMethods(context),
       ...snapshotMethods(context),
+      ...documentMethods(context),
       status,
       shutdown: async ({ graceful }) => {
         await ending.begin(graceful);

@@ -101,6 +101,16 @@ export interface BlockdStatus {
   readonly workers: number;
 }
 
+type JsonObject = Readonly<Record<string, unknown>>;
+
+/** A document of the wanted state, or why it cannot be read. */
+export type StateDocument =
+  | { readonly name: string; readonly version: number; readonly value: JsonObject }
+  | {
+      readonly name: string;
+      readonly error: { readonly code: ErrorCode; readonly context: ErrorContext };
+    };
+
 type Labels = Readonly<Record<string, string>>;
 
 /** Every method: params and result. */
@@ -182,6 +192,28 @@ export interface ControlMethods {
   'snapshot.diff': {
     params: { path: string; from: string; to: string | null; limit?: number };
     result: { ranges: DiffRange[]; changedBytes: number; truncated: boolean };
+  };
+  /** Wanted state of the host, kept for the agent (document-methods.ts). `after` and `next` page through the names. */
+  'document.list': {
+    params: { kind: string; after?: string };
+    result: { documents: StateDocument[]; next: string | null };
+  };
+  'document.read': {
+    params: { kind: string; name: string };
+    result: { document: StateDocument | null };
+  };
+  'document.create': {
+    params: { kind: string; name: string; value: JsonObject };
+    result: { version: number };
+  };
+  /** Compare-and-swap from `version`. */
+  'document.replace': {
+    params: { kind: string; name: string; version: number; value: JsonObject };
+    result: { version: number };
+  };
+  'document.delete': {
+    params: { kind: string; name: string; version: number };
+    result: Record<string, never>;
   };
   /** Stop: close every volume cleanly, answer, end. `graceful` false skips the clean close (restart for upgrade). */
   shutdown: { params: { graceful: boolean }; result: Record<string, never> };

@@ -20,6 +20,8 @@ const labels = Type.Record(
   { maxProperties: 64, additionalProperties: false },
 );
 const identifier = Type.String({ pattern: '^[A-Za-z0-9._:-]{1,128}$' });
+const documentKind = Type.String({ pattern: '^[a-z][a-z-]{0,30}$' });
+const documentName = Type.String({ pattern: '^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$' });
 const flag = Type.Boolean();
 const kind = Type.Union([Type.Literal('volume'), Type.Literal('image')]);
 const optional = Type.Optional;
@@ -77,6 +79,16 @@ const schemas: Readonly<Record<ControlMethod, TSchema>> = {
     to: Type.Union([name, Type.Null()]),
     limit: optional(count),
   }),
+  'document.list': closed({ kind: documentKind, after: optional(documentName) }),
+  'document.read': closed({ kind: documentKind, name: documentName }),
+  'document.create': closed({ kind: documentKind, name: documentName, value: Type.Object({}) }),
+  'document.replace': closed({
+    kind: documentKind,
+    name: documentName,
+    version: count,
+    value: Type.Object({}),
+  }),
+  'document.delete': closed({ kind: documentKind, name: documentName, version: count }),
   shutdown: closed({ graceful: flag }),
 };
 
