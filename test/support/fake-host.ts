@@ -13,10 +13,19 @@ import type {
 } from '../../src/blockd/index.ts';
 import type { Hypervisor, VmDefinition, VmObservation } from '../../src/vm/index.ts';
 
+interface DocumentParams {
+  readonly kind: string;
+  readonly name: string;
+  readonly version?: number;
+  readonly value?: Record<string, unknown>;
+}
+
 export class FakeBlockd implements DataProcess {
   readonly volumes = new Map<string, VolumeInfo>();
   /** path -> attach id */
   readonly attached = new Map<string, string>();
+  /** kind/name -> document of the wanted state */
+  readonly documents = new Map<string, DocumentParams & { version: number }>();
   readonly calls: string[] = [];
   /** Method -> what it throws, once. */
   readonly failures = new Map<ControlMethod, DvceError>();
@@ -67,7 +76,33 @@ export class FakeBlockd implements DataProcess {
     const failure = this.failures.get(method);
     this.failures.delete(method);
     if (failure !== undefined) throw failure;
+    if (method.startsWith('document.'))
+      return this.#document(method, params as DocumentParams) as ControlResult<M>;
     return this.#answer(method, path, labels, attachId) as ControlResult<M>;
+  }
+
+  #document(method: ControlMethod, { kind, name, version, value = {} }: DocumentParams): unknown {
+    const key = `${kind}/${name}`;
+    const found = this.documents.get(key);
+    switch (method) {
+      case 'document.list':
+        return {
+          documents: [...this.documents.values()].filter((document) => document.kind === kind),
+          next: null,
+        };
+      case 'document.read':
+        return { document: found ?? null };
+      case 'document.create':
+        if (found !== undefined) throw new DvceError('ALREADY_EXISTS', { kind, name });
+        this.documents.set(key, { kind, name, version: 1, value });
+        return { version: 1 };
+      default:
+        if (found?.version !== version)
+          throw new DvceError('CONFLICT', { kind, name, reason: 'it was changed meanwhile' });
+        if (method === 'document.delete') this.documents.delete(key);
+        else this.documents.set(key, { kind, name, version: found.version + 1, value });
+        return { version: found.version + 1 };
+    }
   }
 
   #answer(

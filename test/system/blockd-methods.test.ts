@@ -257,10 +257,38 @@ t.test('B-44 every control method has an effect', async (t) => {
   t.equal(await get('/a@s1', 1), 10);
   await t.rejects(call('volume.delete', { path: '/none' }), { code: 'NOT_FOUND' });
 
+  // documents of the wanted state
+  const document = { kind: 'vms', name: 'web1' };
+  t.strictSame(await call('document.read', document), { document: null });
+  t.strictSame(await call('document.create', { ...document, value: { cpus: 1 } }), { version: 1 });
+  await t.rejects(call('document.create', { ...document, value: {} }), { code: 'ALREADY_EXISTS' });
+  t.strictSame(await call('document.replace', { ...document, version: 1, value: { cpus: 2 } }), {
+    version: 2,
+  });
+  await t.rejects(call('document.replace', { ...document, version: 1, value: {} }), {
+    code: 'CONFLICT',
+  });
+  await call('document.create', { kind: 'vms', name: 'web2', value: { text: 'x' } });
+  await t.rejects(call('document.delete', { kind: 'vms', name: 'web2', version: 2 }), {
+    code: 'CONFLICT',
+  });
+  await call('document.delete', { kind: 'vms', name: 'web2', version: 1 });
+  await t.rejects(
+    call('document.create', { ...document, name: 'big', value: { text: 'x'.repeat(256 * 1024) } }),
+    { code: 'TOO_LARGE' },
+  );
+  await t.rejects(call('document.read', { ...document, name: '../x' }), {
+    code: 'INVALID_ARGUMENT',
+  });
+
   const { launcherPid } = node;
   t.strictSame(await call('shutdown', { graceful: false }), {});
   await until('the launcher to start another one', async () => (await node.answers()) !== pid);
   t.equal(await get('/a', 2), 20);
+  t.strictSame(await call('document.list', { kind: 'vms' }), {
+    documents: [{ name: 'web1', version: 2, value: { cpus: 2 } }],
+    next: null,
+  });
   t.strictSame(await call('shutdown', { graceful: true }), {});
   await until('the end', () => !isAlive(launcherPid ?? 0));
   t.strictSame([...called].sort(), [...controlMethodNames].sort(), 'every method was called');
