@@ -22,9 +22,11 @@ import {
 } from '../base/index.ts';
 import type { BlockdStatus } from '../blockd/index.ts';
 import type { Hypervisor } from '../vm/index.ts';
+import { watchGuests } from './change-events.ts';
 import { Consoles } from './consoles.ts';
 import type { DataProcess } from './data-process.ts';
 import { examineHost } from './doctor.ts';
+import { Events } from './events.ts';
 import { Images } from './images.ts';
 import type { AgentLayout } from './layout.ts';
 import { OperationLog } from './operation-log.ts';
@@ -48,11 +50,13 @@ export interface AgentOptions {
 }
 
 export class Agent {
+  readonly events: Events;
   readonly operations: Operations;
   readonly vms: Vms;
   readonly images: Images;
   readonly consoles: Consoles;
   readonly blockd: DataProcess;
+  readonly timers: Timers;
   readonly #options: AgentOptions;
   readonly #startedAt: string;
   readonly #interrupted: Awaited<ReturnType<typeof Operations.open>>['interrupted'];
@@ -62,12 +66,15 @@ export class Agent {
     options: AgentOptions,
     opened: Awaited<ReturnType<typeof Operations.open>>,
     documents: VmDocuments,
+    events: Events,
   ) {
     const { blockd, driver, clock, timers, random, logger, layout } = options;
     this.#options = options;
     this.#startedAt = new Date(clock.wallMs()).toISOString();
     this.#interrupted = opened.interrupted;
     this.blockd = blockd;
+    this.timers = timers;
+    this.events = events;
     this.operations = opened.operations;
     const { operations } = this;
     this.images = new Images({
@@ -81,6 +88,7 @@ export class Agent {
     const world = { clock, timers, random, logger };
     this.vms = new Vms({ documents, driver, blockd, operations, images, ...world });
     this.consoles = new Consoles(logger);
+    watchGuests(driver, () => this.vms.list(), events, logger);
   }
 
   static async open(options: AgentOptions): Promise<Agent> {
@@ -88,8 +96,9 @@ export class Agent {
     const documents = new VmDocuments(layout.vmDocuments, files);
     await documents.open();
     const log = await OperationLog.open(layout.operations, files, logger, clock.wallMs());
-    const opened = await Operations.open({ log, clock, timers, random, logger });
-    return new Agent(options, opened, documents);
+    const events = new Events({ clock, logger });
+    const opened = await Operations.open({ log, events, clock, timers, random, logger });
+    return new Agent(options, opened, documents, events);
   }
 
   /** Bring what is kept and what runs together; needs blockd. */
@@ -174,6 +183,7 @@ export class Agent {
   async close(): Promise<void> {
     this.consoles.close();
     await this.operations.close();
+    this.events.close();
     await this.#options.driver.close();
   }
 }

@@ -12,7 +12,7 @@
  *   lives and ends with the agent (import jobs end when their standard input does).
  */
 import type { Operation, OperationKind } from '../api/index.ts';
-import { toProblem } from '../api/index.ts';
+import { toProblem, urls } from '../api/index.ts';
 import {
   type Clock,
   DvceError,
@@ -22,6 +22,8 @@ import {
   type Timers,
   toDvceError,
 } from '../base/index.ts';
+import { familyOf } from './change-events.ts';
+import type { Events } from './events.ts';
 import type { OperationLog } from './operation-log.ts';
 
 export interface OperationHandle {
@@ -45,10 +47,12 @@ interface Running {
   readonly ended: Promise<void>;
   readonly startedMs: number;
   progress: Operation['progress'];
+  toldMs: number;
 }
 
 export interface OperationsOptions {
   readonly log: OperationLog;
+  readonly events: Events;
   readonly clock: Clock;
   readonly timers: Timers;
   readonly random: Random;
@@ -128,10 +132,12 @@ export class Operations {
       ended: ended.promise,
       startedMs: clock.monotonicMs(),
       progress: null,
+      toldMs: clock.monotonicMs(),
     };
     this.#all.set(operation.id, operation);
     this.#running.set(operation.id, running);
     await log.write(operation);
+    this.#tell('operation.started', operation);
     this.#run(operation, running, request).then(ended.resolve, ended.resolve);
     return operation;
   }
@@ -144,6 +150,7 @@ export class Operations {
       signal,
       progress: (done, total, unit) => {
         running.progress = { done, total, unit, etaMs: this.#eta(running, done, total) };
+        this.#tellProgress(operation, running);
       },
     };
     let outcome: Pick<Operation, 'status' | 'result' | 'error'>;
@@ -174,6 +181,8 @@ export class Operations {
     };
     this.#all.set(operation.id, ended);
     this.#running.delete(operation.id);
+    this.#tell('operation.ended', ended);
+    this.#tellResources(ended);
     try {
       await log.write(ended);
       await this.#prune();
@@ -181,6 +190,38 @@ export class Operations {
       // The entry is in memory; after a restart it is found as interrupted.
       logger.warn({ err: error, operation: operation.id }, 'the operation log cannot be written');
     }
+  }
+
+  #tell(
+    type: 'operation.started' | 'operation.progress' | 'operation.ended',
+    now: Operation,
+  ): void {
+    const { id, kind, status, progress, resources, error } = now;
+    const code = error === null ? {} : { code: error.code, detail: error.detail };
+    this.#options.events.emit(type, urls.operation(id), {
+      id,
+      kind,
+      status,
+      progress,
+      resources,
+      ...code,
+    });
+  }
+
+  /** What it worked on is another now; after a failure too, which may have come half way. */
+  #tellResources({ id, resources }: Operation): void {
+    for (const resource of resources) {
+      const family = familyOf(resource);
+      if (family !== undefined)
+        this.#options.events.emit(`${family}.changed`, resource, { operation: id });
+    }
+  }
+
+  #tellProgress(operation: Operation, running: Running): void {
+    const nowMs = this.#options.clock.monotonicMs();
+    if (nowMs - running.toldMs < limits.operationProgressMs) return;
+    running.toldMs = nowMs;
+    this.#tell('operation.progress', { ...operation, progress: running.progress });
   }
 
   /** From the mean rate since the begin; nothing before a second has passed. */

@@ -11,6 +11,8 @@ import { problemType, toProblem } from '../api/index.ts';
 import { namedSchemas } from '../api/schema/index.ts';
 import { DvceError, type Logger, limits, toDvceError } from '../base/index.ts';
 import type { Agent } from './agent.ts';
+import { emitChanges } from './change-events.ts';
+import { eventRoutes } from './routes/events.ts';
 import { imageRoutes } from './routes/images.ts';
 import { operationRoutes } from './routes/operations.ts';
 import { systemRoutes } from './routes/system.ts';
@@ -66,6 +68,7 @@ export async function buildServer(agent: Agent, logger: Logger, release: string)
         { name: 'images', description: 'Disks to clone from' },
         { name: 'vms', description: 'Virtual machines' },
         { name: 'operations', description: 'Work that takes longer than one answer' },
+        { name: 'events', description: 'What changes' },
         { name: 'host', description: 'This host' },
       ],
     },
@@ -73,11 +76,13 @@ export async function buildServer(agent: Agent, logger: Logger, release: string)
       buildLocalReference: (json, _, __, index) => String(json['$id'] ?? `def-${index}`),
     },
   });
+  emitChanges(server, agent.events);
   volumeRoutes(server, agent);
   snapshotRoutes(server, agent);
   imageRoutes(server, agent);
   vmRoutes(server, agent);
   operationRoutes(server, agent);
+  eventRoutes(server, agent);
   systemRoutes(server, agent);
   server.get('/v1/openapi.json', { schema: { hide: true } }, async () => server.swagger());
   await server.ready();

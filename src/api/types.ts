@@ -1,10 +1,16 @@
 /** The resources of the API as types; nothing here exists at run time. */
 export type {
   Doctor,
+  Event,
+  EventType,
   Image,
   ImageImport,
+  Nic,
+  NicRequest,
   Operation,
   OperationKind,
+  Plan,
+  PlanStep,
   Problem,
   Shutdown,
   Snapshot,

@@ -134,6 +134,16 @@ export const errorTable = {
     true,
   ),
 
+  GONE: row('{what} is no longer kept: {reason}', '{advice}', 410, 'EINVAL', 'conflict'),
+  BUSY: row(
+    '{what} is busy: {reason}',
+    'Wait a little and try again.',
+    429,
+    'EIO',
+    'unhealthy',
+    true,
+  ),
+
   // space
   NO_SPACE: row(
     'no space left on {where}: {reason}',

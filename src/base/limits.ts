@@ -355,6 +355,21 @@ export const limitTable = {
     'bytes',
     'with less free space the doctor warns: one image fills it',
   ),
+  eventsKept: limit(4096, 'count', 'events that a listener may have missed and still gets'),
+  eventListenersMax: limit(64, 'count', 'open event streams; each is a connection and a buffer'),
+  eventBacklogBytes: limit(
+    1 * MiB,
+    'bytes',
+    'events that one listener has not taken; beyond it that listener is disconnected',
+  ),
+  eventBeatMs: limit(
+    15_000,
+    'ms',
+    'a silent event stream says so this often; proxies close at 30 s',
+  ),
+  eventRetryMs: limit(2000, 'ms', 'pause that a listener is told to make before it comes back'),
+  eventPatternsMax: limit(32, 'count', 'event types that one listener may name'),
+  operationProgressMs: limit(500, 'ms', 'at most one progress event of an operation in this time'),
   operationWaitMs: limit(60_000, 'ms', 'longest ?wait= of one request; clients ask again'),
   operationsRunningMax: limit(64, 'count', 'operations at the same time; more are refused'),
   operationsCloseMs: limit(
@@ -385,6 +400,7 @@ export const limitTable = {
   vmMemoryBytesMin: limit(32 * MiB, 'bytes', 'less boots no operating system'),
   vmMemoryBytesMax: limit(4 * TiB, 'bytes', 'what the q35 machine type addresses'),
   vmDisksMax: limit(16, 'count', 'one PCI slot each, with slots left for the other devices'),
+  vmNicsMax: limit(8, 'count', 'network cards of one VM; one PCI slot each'),
   vmStartMs: limit(
     30_000,
     'ms',

@@ -1,6 +1,7 @@
 /** Imports that fail half way: the real import process, a blockd that refuses at the wrong moment. */
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import t, { type Test } from 'tap';
+import { Events } from '../../src/agent/events.ts';
 import { Images } from '../../src/agent/images.ts';
 import { OperationLog } from '../../src/agent/operation-log.ts';
 import { Operations } from '../../src/agent/operations.ts';
@@ -28,7 +29,11 @@ async function host(t: Test) {
     logger: silentLogger,
   };
   const log = await OperationLog.open(`${directory}/ops`, nodeFileSystem, silentLogger, 1);
-  const { operations } = await Operations.open({ log, ...world });
+  const { operations } = await Operations.open({
+    log,
+    events: new Events({ clock: systemClock, logger: silentLogger }),
+    ...world,
+  });
   const blockd = new FakeBlockd();
   const images = new Images({
     blockd,

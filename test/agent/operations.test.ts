@@ -1,5 +1,6 @@
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import t, { type Test } from 'tap';
+import { Events } from '../../src/agent/events.ts';
 import { OperationLog } from '../../src/agent/operation-log.ts';
 import { type OperationHandle, Operations } from '../../src/agent/operations.ts';
 import {
@@ -22,6 +23,7 @@ async function open(directory: string) {
   const log = await OperationLog.open(directory, nodeFileSystem, silentLogger, 1);
   return Operations.open({
     log,
+    events: new Events({ clock: systemClock, logger: silentLogger }),
     clock: systemClock,
     timers: systemTimers,
     random: systemRandom,

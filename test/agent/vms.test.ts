@@ -1,6 +1,7 @@
 /** The life of VMs where something fails: what is recorded, what is let go, what is left alone. */
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import t, { type Test } from 'tap';
+import { Events } from '../../src/agent/events.ts';
 import { Images } from '../../src/agent/images.ts';
 import { OperationLog } from '../../src/agent/operation-log.ts';
 import { Operations } from '../../src/agent/operations.ts';
@@ -31,7 +32,11 @@ async function host(t: Test) {
     logger: silentLogger,
   };
   const log = await OperationLog.open(`${directory}/operations`, files, silentLogger, 1);
-  const { operations } = await Operations.open({ log, ...world });
+  const { operations } = await Operations.open({
+    log,
+    events: new Events({ clock: systemClock, logger: silentLogger }),
+    ...world,
+  });
   const documents = new VmDocuments(`${directory}/vms`, files);
   await documents.open();
   const blockd = new FakeBlockd();

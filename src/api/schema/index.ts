@@ -4,11 +4,14 @@
  * schemas costs more than a whole run of the command line.
  */
 import type { TSchema } from 'typebox';
+import * as event from './event.ts';
 import * as system from './system.ts';
 import * as vm from './vm.ts';
 import * as volume from './volume.ts';
 
 export * from './common.ts';
+export * from './guest.ts';
+export * from './event.ts';
 export * from './system.ts';
 export * from './vm.ts';
 export * from './volume.ts';
@@ -16,6 +19,7 @@ export * from './volume.ts';
 /** Schemas with a name of their own in the OpenAPI document. */
 export const namedSchemas: readonly TSchema[] = [
   ...Object.values(system),
+  ...Object.values(event),
   ...Object.values(vm),
   ...Object.values(volume),
 ].filter((schema) => '$id' in schema);
