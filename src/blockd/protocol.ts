@@ -50,6 +50,15 @@ export interface VolumeActivity {
   /** Age of the oldest flushed write that is not in the store yet, milliseconds. */
   readonly flushLagMs: number;
   readonly segments: number;
+  /** Up to `trims` added later: an older blockd leaves them out. */
+  readonly journalWrittenBytes: number;
+  readonly journalSyncs: number;
+  readonly journalFailedFiles: number;
+  readonly dirtyBytes: number;
+  readonly publishedBytes: number;
+  readonly publishingWaits: string | null;
+  readonly gcDebtBytes: number;
+  readonly trims: number;
   readonly reads: number;
   readonly writes: number;
   readonly flushes: number;

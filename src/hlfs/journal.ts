@@ -70,6 +70,9 @@ interface SyncWaiter {
 
 export class Journal {
   readonly fileBytes: number;
+  /** Since it was opened. */
+  writtenBytes = 0;
+  syncs = 0;
   readonly #options: JournalOptions;
   readonly #slots: readonly Slot[];
   #active: Slot | null = null;
@@ -105,6 +108,9 @@ export class Journal {
   }
   get quotaBytes(): number {
     return this.#slots.filter((slot) => slot.state !== 'failed').length * this.fileBytes;
+  }
+  get failedFiles(): number {
+    return this.#slots.filter((slot) => slot.state === 'failed').length;
   }
   get usedBytes(): number {
     let sum = 0;
@@ -214,6 +220,7 @@ export class Journal {
       const slot = this.#active;
       if (slot === null || vectors.length === 0) return;
       writeFullySync(slot.file, vectors, start);
+      this.writtenBytes += this.#position - start;
       for (const record of written) slot.lastSeq = record.seq;
       slot.usedBytes = this.#position;
       vectors = [];
@@ -343,6 +350,7 @@ export class Journal {
         this.#syncEnded(toDvceError(error, slot.file.path), seq);
         return;
       }
+      this.syncs += 1;
       if (slot.state !== 'free') slot.syncedSeq = Math.max(slot.syncedSeq, upTo);
       this.#syncNext(rest, seq);
     });

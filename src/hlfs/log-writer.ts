@@ -77,6 +77,8 @@ export class LogWriter {
   readonly table: SegmentTable;
   readonly reader: SegmentReader;
   readonly map: BlockMap;
+  /** Of segments that this writer put into the store. */
+  publishedBytes = 0;
   readonly #options: WriterOptions;
   #unapplied: { readonly header: SegmentHeader; readonly runs: readonly IndexRun[] } | null = null;
 
@@ -303,6 +305,7 @@ export class LogWriter {
     const result = await context.store.putIfAbsent(scope, key, encoded.body);
     if (result.outcome === 'fenced')
       throw new DvceError('FENCED', { name: state.log, reason: 'its publishing scope is gone' });
+    if (result.outcome === 'created') this.publishedBytes += encoded.header.totalBytes;
     const header =
       result.outcome === 'created' ? encoded.header : await this.#foundAt(encoded.header);
     state.next += 1;

@@ -56,6 +56,8 @@ export class Publisher {
   #running = false;
   #reclaimWanted = false;
   #waiting: DvceError | null = null;
+  /** Positions of snapshots and forks as they were read last; null while they were not needed. */
+  held: readonly number[] | null = null;
   #failed: DvceError | null = null;
   #idleWaiters: (() => void)[] = [];
   #unconfirmed = false;
@@ -257,7 +259,8 @@ export class Publisher {
     const { writer, positions, context } = this.#options;
     if (!writer.table.hasDead) return;
     try {
-      await writer.deleteDead(await positions(), this.#stopped.signal);
+      this.held = await positions();
+      await writer.deleteDead(this.held, this.#stopped.signal);
     } catch (error) {
       const failure = toDvceError(error);
       if (!mayPass(failure)) throw failure;
@@ -271,6 +274,7 @@ export class Publisher {
     await writer.finish();
     if (this.frozen.length > 0) return this.reclaim(); // guests come first
     const held = await positions();
+    this.held = held;
     const cleaned = await cleanOnce(context, writer, held, this.#damaged);
     for (let round = 0; round < 3; round += 1) {
       if (this.frozen.length > 0) return this.reclaim();

@@ -74,6 +74,15 @@ export class SegmentTable {
     return sum;
   }
 
+  /** Bytes in segments that no position holds and that the newest map does not refer to: what cleaning can give back. */
+  debtBytes(positions: readonly number[], unitBytes: number): number {
+    let sum = 0;
+    for (const [number, row] of this.rows)
+      if (!isHeld(number, row.death, positions))
+        sum += Math.max(0, row.bytes - row.live * unitBytes);
+    return sum;
+  }
+
   remove(number: number): void {
     const row = this.rows.get(number);
     if (row === undefined) return;

@@ -57,6 +57,11 @@ export interface VolumeStatistics {
   readonly readBytes: number;
   readonly writtenBytes: number;
 }
+  /** Appended to the journal since the volume was opened. */
+  readonly journalWrittenBytes: number;
+  readonly journalSyncs: number;
+  /** Journal files that were given up after an I/O error (J5). */
+  readonly journalFailedFiles: number;
 
 export interface OpenVolume extends BlockReader {
   readonly id: VolumeId;
@@ -70,5 +75,6 @@ export interface OpenVolume extends BlockReader {
   grow(sizeBytes: number): void;
   statistics(): VolumeStatistics;
   /** Publish everything and write a root, without closing. */
+  readonly trims: number;
   publishAll(): Promise<void>;
 }

@@ -20,11 +20,12 @@ import {
   type VolumeId,
 } from '../base/index.ts';
 import type { HlfsContext } from './context.ts';
+import { Cuts, type MakeSnapshot } from './cuts.ts';
 import { listExtents } from './extents.ts';
 import type { Appended, Journal } from './journal.ts';
 import { carriedBase } from './journal-slot.ts';
 import { type Layers, readLayers } from './layers.ts';
-import { type LogWriter, mappedBytes } from './log-writer.ts';
+import type { LogWriter } from './log-writer.ts';
 import { blockBytes } from './pointer.ts';
 import { Publisher } from './publisher.ts';
 import { type Request, RequestQueue } from './request-queue.ts';
@@ -36,10 +37,12 @@ import type {
   ExtentsDone,
   OpenVolume,
   ReadDone,
+  SnapshotOptions,
   VolumeStatistics,
   WriteOptions,
   ZeroOptions,
 } from './volume-api.ts';
+import { statisticsOf } from './volume-statistics.ts';
 import { type OnRoot, WriteLayers } from './write-layers.ts';
 
 export interface VolumeParts {
@@ -60,11 +63,7 @@ export interface VolumeParts {
   /** Why nothing may be written, from the start. */
   readonly readOnlyReason: string | null;
   readonly positions: () => Promise<readonly number[]>;
-  readonly makeSnapshot: (
-    name: SnapshotName,
-    root: { number: number; checksum: number },
-    facts: { sizeBytes: number; labels: Readonly<Record<string, string>>; protected: boolean },
-  ) => Promise<SnapshotDocument>;
+  readonly makeSnapshot: MakeSnapshot;
   readonly checkSnapshotName: (name: SnapshotName) => Promise<void>;
   /** Called after the last root of a clean close. */
   readonly onClosed: (clean: boolean) => Promise<void>;
@@ -85,6 +84,7 @@ export class Volume implements OpenVolume {
   readonly #writeLayers: WriteLayers;
   readonly #layers: Layers;
   readonly #queue: RequestQueue;
+  readonly cuts: Cuts;
   readonly #readBuffers = new Slab({ zeroed: false });
   #reclaimTimer: Timer | null = null;
   /** Records of earlier incarnations up to here are being published; 0 when all are. */
@@ -93,9 +93,7 @@ export class Volume implements OpenVolume {
   #flushedUnpublishedMs = 0;
   #failure: DvceError | null = null;
   #closed: Promise<void> | null = null;
-  /** Roots of snapshots whose document is not written yet. */
-  readonly #unnamed = new Set<number>();
-  readonly #counts = { reads: 0, writes: 0, flushes: 0, readBytes: 0, writtenBytes: 0 };
+  readonly #counts = { reads: 0, writes: 0, flushes: 0, trims: 0, readBytes: 0, writtenBytes: 0 };
 
   constructor(parts: VolumeParts) {
     const { context, writer } = parts;
@@ -161,6 +159,18 @@ export class Volume implements OpenVolume {
       onFailed: (error) => this.#fail(error),
     });
     const { name, readOnlyReason } = parts;
+    const mark = { kind: 'mark', offset: 0, length: 0, payload: null } as const;
+    this.cuts = new Cuts({
+      name,
+      clock: context.clock,
+      timers: context.timers,
+      queue: this.#queue,
+      writeLayers: this.#writeLayers,
+      sizeBytes: () => this.sizeBytes,
+      pushMark: (done) => this.#push(mark, noOptions, done),
+      checkName: parts.checkSnapshotName,
+      makeSnapshot: parts.makeSnapshot,
+    });
     if (readOnlyReason === null) this.#takeTail();
     else this.#fail(new DvceError('READ_ONLY', { name, reason: readOnlyReason }));
   }
@@ -200,6 +210,7 @@ export class Volume implements OpenVolume {
 
   /** Whole blocks inside of the range become holes; the edges stay as they are (J9). */
   trim(offset: number, length: number, options: WriteOptions, done: Done): void {
+    this.#counts.trims += 1;
     const start = Math.ceil(offset / blockBytes) * blockBytes;
     const atEnd = offset + length === this.sizeBytes;
     const end = atEnd ? offset + length : Math.floor((offset + length) / blockBytes) * blockBytes;
@@ -276,46 +287,17 @@ export class Volume implements OpenVolume {
     this.#context.logger.error(facts, 'the volume is read-only now');
     this.#queue.fail(error);
     this.#writeLayers.fail(error);
+    this.cuts.fail();
   }
 
-  async snapshot(
-    name: SnapshotName,
-    options: { labels: Readonly<Record<string, string>>; protected: boolean },
-  ): Promise<SnapshotDocument> {
-    await this.#parts.checkSnapshotName(name);
-    const { sizeBytes } = this;
-    const root = await this.#cut((number) => this.#unnamed.add(number));
-    try {
-      return await this.#parts.makeSnapshot(name, root, { sizeBytes, ...options });
-    } finally {
-      this.#unnamed.delete(root.number);
-    }
+  snapshot(name: SnapshotName, options: SnapshotOptions): Promise<SnapshotDocument> {
+    return this.cuts.snapshot(name, options);
   }
 
   /** Positions whose segments must stay (G2): of documents, and of snapshots whose document is being written. */
   async #positions(): Promise<readonly number[]> {
-    const unnamed = [...this.#unnamed];
+    const { unnamed } = this.cuts;
     return [...(await this.#parts.positions()), ...unnamed];
-  }
-
-  /** Cut the batch here and wait for the root of exactly this position. */
-  #cut(
-    onNumber: (number: number) => void = () => {},
-  ): Promise<{ number: number; checksum: number }> {
-    return new Promise((resolve, reject) => {
-      const onRoot: OnRoot = (root) => {
-        if (root instanceof DvceError) return reject(root);
-        onNumber(root.number);
-        resolve(root);
-      };
-      this.#writeLayers.expectMark(onRoot);
-      const mark = { kind: 'mark', offset: 0, length: 0, payload: null } as const;
-      this.#push(mark, noOptions, (error) => {
-        if (!error) return;
-        this.#writeLayers.dropMark(onRoot);
-        reject(error);
-      });
-    });
   }
 
   grow(sizeBytes: number): void {
@@ -334,27 +316,20 @@ export class Volume implements OpenVolume {
   }
 
   async publishAll(): Promise<void> {
-    await this.#cut();
+    await this.cuts.cut();
   }
 
   statistics(): VolumeStatistics {
-    const { coveredSeq } = this.#writer.state;
-    const pending = this.#writeLayers.overlays.reduce(
-      (sum, overlay) => sum + overlay.dataBlocks * blockBytes,
-      0,
-    );
     const since = this.#flushedUnpublishedMs;
-    const lag = since === 0 ? 0 : this.#context.clock.monotonicMs() - since;
-    return {
-      readOnlyReason: this.#failure === null ? null : this.#failure.message,
-      mappedBytes: mappedBytes(this.#writer.map) + pending,
-      storedBytes: this.#writer.table.storedBytes,
-      journalBytes: this.#journal.lastSeq > coveredSeq ? this.#journal.usedBytes : 0,
-      journalQuotaBytes: this.#journal.quotaBytes,
-      flushLagMs: Math.round(lag),
-      segments: this.#writer.table.rows.size,
-      ...this.#counts,
-    };
+    return statisticsOf({
+      writer: this.#writer,
+      journal: this.#journal,
+      publisher: this.#publisher,
+      overlays: this.#writeLayers.overlays,
+      failure: this.#failure,
+      flushLagMs: since === 0 ? 0 : this.#context.clock.monotonicMs() - since,
+      counts: this.#counts,
+    });
   }
 
   /**

@@ -18,6 +18,7 @@ import { type Logger, limits, type Timer, type Timers, toDvceError } from '../ba
 import type { ReplyMode } from './constants.ts';
 import type { ExportProvider, OpenedExport, PeerFacts } from './exports.ts';
 import { Handshake } from './handshake.ts';
+import type { RequestMeter } from './request-meter.ts';
 import { certificateOf, type ServerTls, secureServerSide } from './server-tls.ts';
 import { Transmission } from './transmission.ts';
 
@@ -30,6 +31,7 @@ export interface ConnectionHost {
   readonly inFlightMax: number;
   readonly bytesInFlightMax: number;
   readonly budget: { bytes: number; readonly bytesMax: number };
+  readonly meter: RequestMeter | null;
   shuttingDown(): boolean;
   /** The connection has chosen an export. */
   chosen(connection: Connection): void;
@@ -167,6 +169,7 @@ export class Connection {
         inFlightMax: host.inFlightMax,
         bytesInFlightMax: host.bytesInFlightMax,
         budget: host.budget,
+        meter: host.meter,
         pause: () => void this.#socket.pause(),
         resume: () => void this.#socket.resume(),
         end: () => this.#finished(),

@@ -15,6 +15,7 @@ export { connectNbd, type NbdClientOptions } from './client-connect.ts';
 export type { Connection } from './connection.ts';
 export * from './exports.ts';
 export { activatedSocket, type UnixSocketOptions } from './listen.ts';
+export { type RequestFigures, RequestMeter, requestBoundsSeconds } from './request-meter.ts';
 export * from './server.ts';
 export type { ServerTls } from './server-tls.ts';
 export { CopyOnWriteBackend } from './wrappers/copy-on-write.ts';

@@ -134,6 +134,7 @@ export class RequestParser {
           ? length
           : 0,
       answered: false,
+      startedAt: 0,
     });
   }
 

@@ -31,6 +31,8 @@ export interface Request {
   readonly accountedBytes: number;
   /** Set by the first completion: a backend that completes twice is a defect. */
   answered: boolean;
+  /** When it came, for its meter. */
+  startedAt: number;
 }
 
 export interface RequestRules {

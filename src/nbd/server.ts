@@ -11,6 +11,7 @@ import { DvceError, type Logger, limits, type Timers } from '../base/index.ts';
 import { Connection, type ConnectionHost } from './connection.ts';
 import type { ExportProvider } from './exports.ts';
 import { listen, listenOnUnixSocket, type UnixSocketOptions } from './listen.ts';
+import type { RequestMeter } from './request-meter.ts';
 import type { ServerTls } from './server-tls.ts';
 
 export interface NbdServerOptions {
@@ -24,6 +25,8 @@ export interface NbdServerOptions {
   readonly inFlightPerConnection?: number;
   readonly bytesPerConnection?: number;
   readonly connectionsMax?: number;
+  /** Takes the time of every request that a backend answers. */
+  readonly meter?: RequestMeter;
 }
 
 export interface TcpOptions {
@@ -59,6 +62,7 @@ export class NbdServer {
       inFlightMax: options.inFlightPerConnection ?? limits.nbdInFlightPerConnection,
       bytesInFlightMax: options.bytesPerConnection ?? limits.nbdBytesPerConnection,
       budget: { bytes: 0, bytesMax: limits.nbdBytesPerServer },
+      meter: options.meter ?? null,
       shuttingDown: () => this.#closing,
       chosen: (connection) => void this.#halfOpen.delete(connection),
       gone: (connection) => this.#gone(connection),

@@ -21,6 +21,7 @@ import type { BlockBackend, RequestOrigin, WriteOptions, ZeroOptions } from './b
 import { allocationContext, commandFlags, commands, type ReplyMode } from './constants.ts';
 import { ReplyEncoder, sumOf } from './replies.ts';
 import { ReplyWriter } from './reply-writer.ts';
+import type { RequestMeter } from './request-meter.ts';
 import { RequestParser } from './request-parser.ts';
 import { checkRequest, fromWords, type Request, type RequestRules } from './requests.ts';
 
@@ -31,6 +32,7 @@ export interface TransmissionIo {
   readonly bytesInFlightMax: number;
   /** Bytes in flight of all connections of the server. */
   readonly budget: { bytes: number; readonly bytesMax: number };
+  readonly meter: RequestMeter | null;
   pause(): void;
   resume(): void;
   /** Everything asked for is answered: close the connection in order. */
@@ -69,6 +71,8 @@ export class Transmission {
   #ended = false;
   #idleReported = false;
   #restarting = false;
+  /** When the input that is being parsed came. */
+  #fedAt = 0;
 
   constructor(io: TransmissionIo, backend: BlockBackend, negotiated: Negotiated) {
     this.#io = io;
@@ -144,6 +148,7 @@ export class Transmission {
   }
 
   #feed(bytes: Buffer): void {
+    if (this.#io.meter !== null) this.#fedAt = this.#io.meter.now();
     this.#writer.held = true;
     const taken = this.#parser.feed(bytes);
     this.#writer.held = false;
@@ -219,6 +224,7 @@ export class Transmission {
   }
 
   #serve(request: Request, payload: Buffer | null): void {
+    request.startedAt = this.#fedAt;
     switch (request.type) {
       case commands.read:
         this.#read(request);
@@ -249,7 +255,7 @@ export class Transmission {
     }
     this.#inBackend += 1;
     this.#backend.read(request.offset, request.length, (error, parts) => {
-      this.#returned(request);
+      this.#returned(request, error);
       if (error !== null) this.#fail(request, error);
       else if (sumOf(parts) !== request.length) this.#fail(request, wrongLength('read'));
       else if (this.#answers()) this.#encoder.content(request, parts);
@@ -324,7 +330,7 @@ export class Transmission {
     const effective = asked as Request; // an error has returned above
     this.#inBackend += 1;
     this.#backend.extents(effective.offset, effective.length, (failure, extents) => {
-      this.#returned(request);
+      this.#returned(request, failure);
       if (failure !== null) this.#fail(request, failure);
       else if ((extents[0]?.lengthBytes ?? 0) <= 0) this.#fail(request, wrongLength('extents'));
       else if (this.#answers())
@@ -333,15 +339,16 @@ export class Transmission {
   }
 
   #done(request: Request, error: DvceError | null): void {
-    this.#returned(request);
+    this.#returned(request, error);
     if (error === null) this.#succeed(request);
     else this.#fail(request, error);
   }
 
-  #returned(request: Request): void {
+  #returned(request: Request, error: DvceError | null): void {
     assert(!request.answered, 'a backend answered one request twice');
     request.answered = true;
     this.#inBackend -= 1;
+    this.#io.meter?.ended(request.type, request.startedAt, error !== null);
     if (this.#state === 'dead') this.#reportIdle();
   }
 

@@ -1,0 +1,49 @@
+/** What an open volume says about itself, put together from its parts. */
+import type { DvceError } from '../base/index.ts';
+import type { Journal } from './journal.ts';
+import { type LogWriter, mappedBytes } from './log-writer.ts';
+import type { Overlay } from './overlay.ts';
+import { blockBytes } from './pointer.ts';
+import type { Publisher } from './publisher.ts';
+import type { VolumeStatistics } from './volume-api.ts';
+
+/** Requests since the volume was opened. */
+export type RequestCounts = Pick<
+  VolumeStatistics,
+  'reads' | 'writes' | 'flushes' | 'trims' | 'readBytes' | 'writtenBytes'
+>;
+
+export interface StatisticsParts {
+  readonly writer: LogWriter;
+  readonly journal: Journal;
+  readonly publisher: Publisher;
+  readonly overlays: readonly Overlay[];
+  readonly failure: DvceError | null;
+  readonly flushLagMs: number;
+  readonly counts: RequestCounts;
+}
+
+export function statisticsOf(parts: StatisticsParts): VolumeStatistics {
+  const { writer, journal, publisher, failure, flushLagMs, counts } = parts;
+  const dirtyBytes = parts.overlays.reduce(
+    (sum, overlay) => sum + overlay.dataBlocks * blockBytes,
+    0,
+  );
+  return {
+    readOnlyReason: failure === null ? null : failure.message,
+    mappedBytes: mappedBytes(writer.map) + dirtyBytes,
+    storedBytes: writer.table.storedBytes,
+    journalBytes: journal.lastSeq > writer.state.coveredSeq ? journal.usedBytes : 0,
+    journalQuotaBytes: journal.quotaBytes,
+    journalWrittenBytes: journal.writtenBytes,
+    journalSyncs: journal.syncs,
+    journalFailedFiles: journal.failedFiles,
+    flushLagMs: Math.round(flushLagMs),
+    dirtyBytes,
+    publishedBytes: writer.publishedBytes,
+    publishingWaits: publisher.waiting?.code ?? null,
+    gcDebtBytes: publisher.held === null ? 0 : writer.table.debtBytes(publisher.held, blockBytes),
+    segments: writer.table.rows.size,
+    ...counts,
+  };
+}
