@@ -28,6 +28,7 @@ import {
   systemCode,
   writeFully,
 } from '../base/index.ts';
+import { guestFields } from './vm-guest-fields.ts';
 
 const format = 1;
 
@@ -41,7 +42,7 @@ const VmDocumentSchema = Type.Object({
   memoryBytes: Type.Integer({ minimum: 1 }),
   machine: Type.String({ minLength: 1 }),
   firmware: Type.Union([Type.Literal('bios'), Type.Literal('uefi')]),
-  network: Type.Union([Type.Literal('user'), Type.Literal('none')]),
+  ...guestFields,
   readyPattern: Type.Union([Type.String(), Type.Null()]),
   labels: Type.Record(Type.String(), Type.String()),
   createdAt: Type.String(),

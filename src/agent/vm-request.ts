@@ -1,11 +1,11 @@
 /** What a request for a VM says about its hardware, checked and completed. */
-import type { VmCreate } from '../api/index.ts';
+import type { NicRequest, VmCreate } from '../api/index.ts';
 import { DvceError, limits, MiB } from '../base/index.ts';
 import type { VmDocument } from './vm-documents.ts';
 
 export function hardwareOf(
   request: VmCreate,
-): Pick<VmDocument, 'cpus' | 'memoryBytes' | 'machine' | 'firmware' | 'network' | 'readyPattern'> {
+): Pick<VmDocument, 'cpus' | 'memoryBytes' | 'machine' | 'firmware' | 'readyPattern'> {
   const memoryBytes = request.memoryBytes ?? 512 * MiB;
   if (
     memoryBytes < limits.vmMemoryBytesMin ||
@@ -23,9 +23,19 @@ export function hardwareOf(
     memoryBytes,
     machine: request.machine ?? 'q35',
     firmware: request.firmware ?? 'bios',
-    network: request.network ?? 'user',
     readyPattern: request.readyPattern ?? null,
   };
+}
+
+/** The cards that are asked for: `nics`, or the older `network`, which knows one card. */
+export function wantedNics({ nics, network }: VmCreate): readonly NicRequest[] {
+  if (nics === undefined) return network === 'none' ? [] : [{ kind: 'user' }];
+  if (network === undefined) return nics;
+  throw new DvceError('INVALID_ARGUMENT', {
+    what: 'the network of the VM',
+    reason: 'it is given twice, as network and as nics',
+    advice: 'Give nics only.',
+  });
 }
 
 /** Told now, not at the first start. */

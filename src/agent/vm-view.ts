@@ -2,11 +2,22 @@
 import type { Vm } from '../api/index.ts';
 import type { VmDefinition, VmDisk, VmObservation } from '../vm/index.ts';
 import type { VmDocument, VmEntry } from './vm-documents.ts';
+import { guestOf, guestViewOf } from './vm-guest-view.ts';
 
 /** What the hypervisor is asked for; the disks are known only once the volumes are attached. */
 export function definitionOf(document: VmDocument, disks: readonly VmDisk[] = []): VmDefinition {
-  const { id, name, cpus, memoryBytes, machine, firmware, network, readyPattern } = document;
-  return { id, name, cpus, memoryBytes, machine, firmware, network, readyPattern, disks };
+  const { id, name, cpus, memoryBytes, machine, firmware, readyPattern } = document;
+  return {
+    id,
+    name,
+    cpus,
+    memoryBytes,
+    machine,
+    firmware,
+    readyPattern,
+    disks,
+    ...guestOf(document),
+  };
 }
 
 /** True while a process of the hypervisor exists, whatever its guest does. */
@@ -30,7 +41,7 @@ function phaseOf(
 }
 
 export function viewOf(document: VmDocument, observation: VmObservation, isStarting: boolean): Vm {
-  const { id, name, desired, cpus, memoryBytes, machine, firmware, network } = document;
+  const { id, name, desired, cpus, memoryBytes, machine, firmware } = document;
   const { readyPattern, labels, createdAt, startedAt } = document;
   return {
     id,
@@ -43,7 +54,7 @@ export function viewOf(document: VmDocument, observation: VmObservation, isStart
     memoryBytes,
     machine,
     firmware,
-    network,
+    ...guestViewOf(document),
     readyPattern,
     disks: document.disks.map((disk) => ({
       name: disk.name,
@@ -72,6 +83,7 @@ export const unreadableView = ({ name, error }: Extract<VmEntry, { error: unknow
   machine: '',
   firmware: 'bios',
   network: 'none',
+  nics: [],
   readyPattern: null,
   disks: [],
   labels: {},

@@ -33,8 +33,9 @@ import {
   refuseProtected,
 } from './vm-disks.ts';
 import type { VmDocument, VmDocuments } from './vm-documents.ts';
+import { Nics } from './vm-nics.ts';
 import { VmPower } from './vm-power.ts';
-import { hardwareOf } from './vm-request.ts';
+import { hardwareOf, wantedNics } from './vm-request.ts';
 import { definitionOf, isAlive, unreadableView, viewOf } from './vm-view.ts';
 
 export interface VmsOptions {
@@ -52,12 +53,14 @@ export interface VmsOptions {
 export class Vms {
   readonly #options: VmsOptions;
   readonly #power: VmPower;
+  readonly #nics: Nics;
   /** Name of the VM -> what is being done to it. */
   readonly #busy = new Map<string, string>();
 
   constructor(options: VmsOptions) {
     this.#options = options;
     this.#power = new VmPower(options);
+    this.#nics = new Nics({ documents: () => this.#documents() });
     options.driver.onChange((id, observation) => {
       if (isAlive(observation)) return;
       this.#ended(id, observation).catch((error: unknown) =>
@@ -96,19 +99,22 @@ export class Vms {
         throw new DvceError('ALREADY_EXISTS', { kind: 'vm', name });
       if (request.image !== undefined) await this.#options.images.published(request.image);
       const plans = planDisks(request);
+      const id = randomUuid(random);
+      const claim = await this.#nics.claim(id, wantedNics(request));
       const document: VmDocument = {
         format: 1,
-        id: randomUuid(random),
+        id,
         name,
         desired: 'stopped',
         half: 'creating',
         ...hardwareOf(request),
+        nics: claim.nics,
         labels: request.labels ?? {},
         createdAt: new Date(clock.wallMs()).toISOString(),
         startedAt: null,
         disks: plans.map(({ disk }) => disk),
       };
-      await documents.write(document);
+      await documents.write(document).finally(claim.release);
       try {
         for (const [at, plan] of plans.entries())
           document.disks[at] = await provideDisk(this.#options.blockd, document.id, plan);

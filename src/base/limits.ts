@@ -306,6 +306,12 @@ export const limitTable = {
   ),
   cleanSegmentBytesMin: limit(1 * MiB, 'bytes', 'smaller segments are not worth a copy'),
   cleanBlocksPerPass: limit(8192, 'count', '32 MiB moved in one pass'),
+  holdMs: limit(
+    2000,
+    'ms',
+    'how long writes are held for the cut of a snapshot set (G5); then they go on by themselves',
+  ),
+  snapshotSetMax: limit(64, 'count', 'volumes of one snapshot set: each is opened and held'),
   holdBeforeNoSpaceMs: limit(
     10_000,
     'ms',
@@ -397,6 +403,24 @@ export const limitTable = {
     'count',
     'virtual processors of one VM; far below what the machine types take',
   ),
+  vmCpusHotMax: limit(
+    8,
+    'count',
+    'processors that a running guest can be grown to without a restart',
+  ),
+  vmHotSlots: limit(
+    4,
+    'count',
+    'disks and cards that can be added to a running guest; each costs time at its boot',
+  ),
+  vmUnplugMs: limit(30_000, 'ms', 'a guest must let a device go within this time'),
+  vmUnplugAgainMs: limit(
+    5000,
+    'ms',
+    'a guest that did not notice the request is asked again this often',
+  ),
+  vmBalloonMs: limit(30_000, 'ms', 'a guest must give memory back within this time'),
+  vmGuestAgentMs: limit(5000, 'ms', 'a guest agent answers a plain question within this time'),
   vmMemoryBytesMin: limit(32 * MiB, 'bytes', 'less boots no operating system'),
   vmMemoryBytesMax: limit(4 * TiB, 'bytes', 'what the q35 machine type addresses'),
   vmDisksMax: limit(16, 'count', 'one PCI slot each, with slots left for the other devices'),

@@ -6,9 +6,9 @@
  *
  * No secret is ever part of it, since every user of the host can read a command line.
  */
-import { createHash } from 'node:crypto';
 import { DvceError, isUuid, limits, MiB } from '../base/index.ts';
-import type { VmDefinition, VmDisk } from './driver.ts';
+import type { VmDefinition, VmDisk, VmNic } from './driver.ts';
+import { tapName } from './taps.ts';
 
 export type Accelerator = 'kvm' | 'tcg';
 
@@ -45,6 +45,17 @@ export const processors: Readonly<Record<Accelerator, string>> = {
   tcg: 'max,-avx,-avx2',
 };
 
+/** What a VM's document may ask for instead of all that this host has. */
+const baselines: Readonly<Record<string, string>> = {
+  'x86-64-v2': 'qemu64,+cx16,+lahf-lm,+popcnt,+pni,+sse4.1,+sse4.2,+ssse3',
+  'x86-64-v3':
+    'qemu64,+cx16,+lahf-lm,+popcnt,+pni,+sse4.1,+sse4.2,+ssse3,+avx,+avx2,+bmi1,+bmi2,+f16c,+fma,+abm,+movbe,+xsave',
+};
+
+/** The processor as QEMU wants it; `host` is all that the accelerator offers. */
+export const processorOf = (vm: VmDefinition, accelerator: Accelerator): string =>
+  baselines[vm.cpuModel ?? 'host'] ?? processors[accelerator];
+
 const machinePattern = /^(q35|pc|pc-q35-[0-9.]+|pc-i440fx-[0-9.]+)$/;
 
 export function buildArguments(
@@ -63,8 +74,8 @@ export function buildArguments(
     // Without graphics the firmware and the boot loader speak on the serial console.
     ...['-machine', `${vm.machine},graphics=off`],
     ...['-accel', accelerator],
-    ...['-cpu', processors[accelerator]],
-    ...['-smp', `cpus=${vm.cpus}`],
+    ...['-cpu', processorOf(vm, accelerator)],
+    ...['-smp', `cpus=${vm.cpus},maxcpus=${Math.max(vm.cpus, limits.vmCpusHotMax)}`],
     ...['-m', `size=${vm.memoryBytes / MiB}M`],
     ...['-rtc', 'base=utc'],
     ...['-display', 'none'],
@@ -74,8 +85,11 @@ export function buildArguments(
     ...characterDevices(paths),
     ...['-object', json({ 'qom-type': 'rng-builtin', id: 'rng0' })],
     ...['-device', json({ driver: 'virtio-rng-pci', id: 'rngdev0', rng: 'rng0' })],
-    ...vm.disks.flatMap((disk, index) => diskArguments(disk, index)),
-    ...networkArguments(vm),
+    // Takes memory back from the guest while it runs, down to what the VM is set to.
+    ...['-device', json({ driver: 'virtio-balloon-pci', id: 'balloon0' })],
+    ...portArguments(vm),
+    ...vm.disks.flatMap((disk, index) => diskArguments(disk, busOf(vm, index))),
+    ...vm.nics.flatMap((nic, index) => networkArguments(vm, nic, index)),
   ];
 }
 
@@ -104,51 +118,99 @@ function characterDevices(paths: GuestPaths): string[] {
 }
 
 /**
+ * Only devices behind a root port can be plugged and unplugged on q35: every disk and card gets one, and some stay free. Each
+ * costs the firmware and the guest time at boot (24 of them 0.7 s under emulation), so there are few.
+ */
+function portArguments(vm: VmDefinition): string[] {
+  if (!hasPorts(vm)) return [];
+  const count = vm.disks.length + vm.nics.length + limits.vmHotSlots;
+  return Array.from({ length: count }, (_, at) => [
+    '-device',
+    json({
+      driver: 'pcie-root-port',
+      id: `port${at}`,
+      chassis: at + 1,
+      // Eight functions share a slot of the root bus.
+      addr: `${(0x10 + Math.floor(at / 8)).toString(16)}.${at % 8}`,
+      ...(at % 8 === 0 ? { multifunction: true } : {}),
+      // Windows of the legacy kind are few, and virtio needs none.
+      'io-reserve': 0,
+    }),
+  ]).flat();
+}
+
+/** The older machine type plugs into its only bus. */
+const hasPorts = (vm: VmDefinition): boolean => /^(q35|pc-q35-)/.test(vm.machine);
+
+const busOf = (vm: VmDefinition, port: number): string | null =>
+  hasPorts(vm) ? `port${port}` : null;
+
+/** Ids of what a disk is made of; the same whether it was there at the start or came later. */
+export const diskNode = (disk: Pick<VmDisk, 'name'>): string => disk.name;
+export const diskDeviceId = (disk: Pick<VmDisk, 'name'>): string => `device-${disk.name}`;
+
+const diskArguments = (disk: VmDisk, bus: string | null): string[] => [
+  '-blockdev',
+  json(diskBlock(disk)),
+  '-device',
+  json(diskDevice(disk, bus)),
+];
+
+/**
  * A lost server is awaited for `vmDiskReconnectMs`, in which the guest's requests just take long. When that time is over,
  * or the server reports an error, the guest is stopped instead of being shown the error; the driver continues it when
  * the disk answers again.
  */
-function diskArguments(disk: VmDisk, index: number): string[] {
-  const node = `disk${index}`;
-  const block = {
-    driver: 'nbd',
-    'node-name': node,
-    server: { type: 'unix', path: disk.socketPath },
-    export: disk.exportName,
-    'reconnect-delay': limits.vmDiskReconnectMs / 1000,
-    'open-timeout': limits.vmDiskOpenMs / 1000,
-    'read-only': disk.readOnly,
-    discard: 'unmap',
-    'detect-zeroes': 'off',
-  };
-  const device = {
-    driver: 'virtio-blk-pci',
-    id: `device${index}`,
-    drive: node,
-    serial: disk.name,
-    logical_block_size: disk.blockBytes,
-    physical_block_size: 4096,
-    rerror: 'stop',
-    werror: 'stop',
-    ...(disk.bootOrder === null ? {} : { bootindex: disk.bootOrder }),
-  };
-  return ['-blockdev', json(block), '-device', json(device)];
-}
+export const diskBlock = (disk: VmDisk): object => ({
+  driver: 'nbd',
+  'node-name': diskNode(disk),
+  server: { type: 'unix', path: disk.socketPath },
+  export: disk.exportName,
+  'reconnect-delay': limits.vmDiskReconnectMs / 1000,
+  'open-timeout': limits.vmDiskOpenMs / 1000,
+  'read-only': disk.readOnly,
+  discard: 'unmap',
+  'detect-zeroes': 'off',
+});
 
-function networkArguments(vm: VmDefinition): string[] {
-  if (vm.network === 'none') return [];
-  const mac = createHash('sha256').update(vm.id).digest().subarray(0, 3);
-  const card = {
-    driver: 'virtio-net-pci',
-    id: 'card0',
-    netdev: 'net0',
-    // The prefix is QEMU's own; the rest stays the same for the life of the VM.
-    mac: `52:54:00:${mac.toString('hex').replace(/(..)(?=.)/g, '$1:')}`,
-    // No boot over the network, so no option ROM.
-    romfile: '',
-  };
-  return ['-netdev', json({ type: 'user', id: 'net0' }), '-device', json(card)];
-}
+/** @param bus the port it sits behind; null: the machine's only bus */
+export const diskDevice = (disk: VmDisk, bus: string | null): object => ({
+  driver: 'virtio-blk-pci',
+  id: diskDeviceId(disk),
+  ...(bus === null ? {} : { bus }),
+  drive: diskNode(disk),
+  serial: disk.name,
+  logical_block_size: disk.blockBytes,
+  physical_block_size: 4096,
+  rerror: 'stop',
+  werror: 'stop',
+  ...(disk.bootOrder === null ? {} : { bootindex: disk.bootOrder }),
+});
+
+/** The host's end of a card. */
+export const cardBackend = (vmId: string, nic: VmNic): { readonly id: string } & object => {
+  const id = `net-${nic.name}`;
+  return nic.kind === 'user'
+    ? { type: 'user', id }
+    : { type: 'tap', id, ifname: tapName(vmId, nic.name), script: 'no', downscript: 'no' };
+};
+
+export const cardDevice = (nic: VmNic, bus: string | null): object => ({
+  driver: 'virtio-net-pci',
+  id: nic.name,
+  ...(bus === null ? {} : { bus }),
+  netdev: `net-${nic.name}`,
+  mac: nic.mac,
+  // No boot over the network, so no option ROM.
+  romfile: '',
+});
+
+const networkArguments = (vm: VmDefinition, nic: VmNic, index: number): string[] => [
+  '-netdev',
+  json(cardBackend(vm.id, nic)),
+  '-device',
+  json(cardDevice(nic, busOf(vm, vm.disks.length + index))),
+];
 
 const json = (value: object): string => JSON.stringify(value);
 
@@ -175,10 +237,25 @@ function checkDefinition(vm: VmDefinition): void {
     throw invalid('the memory size', vm.memoryBytes, 'Give whole MiB, at least 32MiB.');
   if (vm.disks.length > limits.vmDisksMax)
     throw invalid('the number of disks', vm.disks.length, `Give at most ${limits.vmDisksMax}.`);
-  for (const text of [vm.name, ...vm.disks.flatMap((disk) => [disk.name, disk.exportName])])
-    if (text.includes('\0')) throw invalid('a name', text, 'Leave out the zero byte.');
-  for (const disk of vm.disks) checkSocketPath(disk.socketPath);
+  if (vm.nics.length > limits.vmNicsMax)
+    throw invalid('the number of cards', vm.nics.length, `Give at most ${limits.vmNicsMax}.`);
+  if (vm.cpuModel !== undefined && !cpuModels.includes(vm.cpuModel))
+    throw invalid('the processor', vm.cpuModel, `Use one of ${cpuModels.join(', ')}.`);
+  if (vm.name.includes('\0')) throw invalid('a name', vm.name, 'Leave out the zero byte.');
+  for (const disk of vm.disks) checkDisk(disk);
 }
+
+export function checkDisk(disk: VmDisk): void {
+  checkSocketPath(disk.socketPath);
+  if (disk.exportName.includes('\0'))
+    throw invalid('a name', disk.exportName, 'Leave out the zero byte.');
+  // It becomes an id of QEMU, which takes few characters.
+  if (!/^[a-z][a-z0-9-]{0,30}$/.test(disk.name))
+    throw invalid('the name of a disk', disk.name, 'Use letters and digits: disk0.');
+}
+
+/** `host`: all that this host can offer. The others are the same on every host. */
+export const cpuModels: readonly string[] = ['host', ...Object.keys(baselines)];
 
 function invalid(what: string, value: string | number, advice: string): DvceError {
   const reason = `${JSON.stringify(value)} is not possible`;

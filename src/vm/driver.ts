@@ -16,6 +16,15 @@ export interface VmDisk {
   readonly bootOrder: number | null;
 }
 
+/** A network card. `user`: NAT by the hypervisor; `bridge`: a tap device that is a port of that bridge of the host. */
+export interface VmNic {
+  /** Stable name within the VM: `card0`, `card1`, ... */
+  readonly name: string;
+  readonly mac: string;
+  readonly kind: 'user' | 'bridge';
+  readonly bridge?: string;
+}
+
 export interface VmDefinition {
   readonly id: string;
   readonly name: string;
@@ -23,10 +32,12 @@ export interface VmDefinition {
   readonly memoryBytes: number;
   /** As stored with the VM, so that an upgrade does not change the guest's hardware: e.g. `q35`. */
   readonly machine: string;
+  /** `host` (all that the host offers) when absent, else a baseline that is the same on every host: `x86-64-v2`, ... */
+  readonly cpuModel?: string;
   readonly firmware: 'bios' | 'uefi';
   readonly disks: readonly VmDisk[];
-  /** `user`: NAT by the hypervisor; `none`: no card. */
-  readonly network: 'user' | 'none';
+  /** In the order in which the guest finds them. */
+  readonly nics: readonly VmNic[];
   /** Regular expression on the serial console that means the guest is ready, or null. */
   readonly readyPattern: string | null;
 }

@@ -12,7 +12,7 @@ const document: VmDocument = {
   memoryBytes: 128 * 1024 ** 2,
   machine: 'q35',
   firmware: 'bios',
-  network: 'none',
+  nics: [],
   readyPattern: null,
   labels: {},
   createdAt: '2026-01-01T00:00:00.000Z',

@@ -133,7 +133,7 @@ export function newDefinition(
     memoryBytes: 192 * MiB,
     machine: 'q35',
     firmware: 'bios',
-    network: 'none',
+    nics: [],
     readyPattern,
     disks: [
       {

@@ -3,6 +3,7 @@ import t from 'tap';
 import { type DvceError, limits, MiB } from '../../src/base/index.ts';
 import { buildArguments, controlArgument, guestPaths } from '../../src/vm/arguments.ts';
 import type { VmDefinition, VmDisk } from '../../src/vm/index.ts';
+import { tapName } from '../../src/vm/taps.ts';
 
 const disk: VmDisk = {
   name: 'disk0',
@@ -19,7 +20,7 @@ const vm: VmDefinition = {
   memoryBytes: 256 * MiB,
   machine: 'q35',
   firmware: 'bios',
-  network: 'user',
+  nics: [{ name: 'card0', mac: '52:54:00:00:00:01', kind: 'user' }],
   readyPattern: null,
   disks: [disk],
 };
@@ -96,13 +97,26 @@ t.test('paths with commas are escaped', async (t) => {
   t.ok(args.includes(controlArgument(odd)));
 });
 
-t.test('the card has an address of its own that stays', async (t) => {
-  const mac = (change: Partial<VmDefinition>): unknown =>
-    objects(build(change), '-device').find(({ driver }) => driver === 'virtio-net-pci')?.['mac'];
-  t.match(mac({}), /^52:54:00(:[0-9a-f]{2}){3}$/);
-  t.equal(mac({}), mac({ name: 'other' }));
-  t.not(mac({}), mac({ id: '6f1c2b1e-52c3-4b6e-9a5d-0d2a4c8b7e11' }));
-  t.same(values(build({ network: 'none' }), '-netdev'), []);
+t.test('cards: NAT by the hypervisor, or a tap device that somebody else has made', async (t) => {
+  const mac = '52:54:00:01:02:03';
+  const args = build({
+    nics: [
+      { name: 'card0', mac, kind: 'user' },
+      { name: 'card1', mac: '52:54:00:01:02:04', kind: 'bridge', bridge: 'br0' },
+    ],
+  });
+  const cards = objects(args, '-device').filter(({ driver }) => driver === 'virtio-net-pci');
+  t.match(cards, [
+    { id: 'card0', netdev: 'net0', mac },
+    { id: 'card1', netdev: 'net1', mac: '52:54:00:01:02:04' },
+  ]);
+  t.strictSame(objects(args, '-netdev'), [
+    { type: 'user', id: 'net0' },
+    { type: 'tap', id: 'net1', ifname: tapName(vm.id, 'card1'), script: 'no', downscript: 'no' },
+  ]);
+  t.match(tapName(vm.id, 'card1'), /^dv[0-9a-f]{12}$/);
+  t.not(tapName(vm.id, 'card1'), tapName(vm.id, 'card0'));
+  t.same(values(build({ nics: [] }), '-netdev'), []);
 });
 
 t.test('what is not possible is refused before anything starts', async (t) => {

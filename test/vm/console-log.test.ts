@@ -92,7 +92,7 @@ const definition = (readyPattern: string | null): VmDefinition => ({
   memoryBytes: 64 * MiB,
   machine: 'q35',
   firmware: 'bios',
-  network: 'none',
+  nics: [],
   readyPattern,
   disks: [],
 });

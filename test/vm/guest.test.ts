@@ -37,7 +37,7 @@ const vm: VmDefinition = {
   memoryBytes: 64 * MiB,
   machine: 'q35',
   firmware: 'bios',
-  network: 'none',
+  nics: [],
   readyPattern: null,
   disks: [],
 };

@@ -10,8 +10,8 @@ import * as vm from './vm.ts';
 import * as volume from './volume.ts';
 
 export * from './common.ts';
-export * from './guest.ts';
 export * from './event.ts';
+export * from './guest.ts';
 export * from './system.ts';
 export * from './vm.ts';
 export * from './volume.ts';

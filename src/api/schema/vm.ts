@@ -12,6 +12,7 @@ import {
   timestamp,
   word,
 } from './common.ts';
+import { guestRequest, guestView } from './guest.ts';
 
 export const VmDisk = Type.Object({
   name: Type.String({ description: 'disk0, disk1, ... in the order given.' }),
@@ -54,7 +55,8 @@ export const Vm = Type.Object(
     memoryBytes: sizeBytes('Memory of the guest.'),
     machine: Type.String(),
     firmware: word(['bios', 'uefi'], 'Firmware.'),
-    network: word(['user', 'none'], '`user`: outgoing by NAT.'),
+    network: word(['user', 'bridge', 'none'], 'Kind of the first card.'),
+    ...guestView,
     readyPattern: nullable(Type.String(), { description: 'Text on the console that means ready.' }),
     disks: Type.Array(VmDisk),
     labels,
@@ -91,7 +93,8 @@ export const VmCreate = Type.Object(
         { maxItems: limits.vmDisksMax },
       ),
     ),
-    network: Type.Optional(word(['user', 'none'], '`user` when not given.')),
+    network: Type.Optional(word(['user', 'none'], 'Older form of `nics`: one card, or none.')),
+    ...guestRequest,
     firmware: Type.Optional(word(['bios', 'uefi'], '`bios` when not given.')),
     machine: Type.Optional(word(['q35', 'pc'], '`q35` when not given.')),
     readyPattern: Type.Optional(

@@ -7,6 +7,7 @@ import { confirm, dryRun, unlessExists, unlessMissing } from '../confirm.ts';
 import type { Context } from '../context.ts';
 import { follow } from '../follow.ts';
 import { labels, orDash, size, time } from '../format.ts';
+import { nicsOf } from '../nics.ts';
 import type { Given, Run } from '../spec.ts';
 
 const facts = (vm: Vm): readonly (readonly [string, string])[] => [
@@ -20,7 +21,14 @@ const facts = (vm: Vm): readonly (readonly [string, string])[] => [
   ['cpus', `${vm.cpus}`],
   ['memory', size(vm.memoryBytes)],
   ['machine', `${vm.machine}, ${vm.firmware}`],
-  ['network', vm.network],
+  ...vm.nics.map((nic): readonly [string, string] => [
+    nic.name,
+    [
+      nic.kind === 'user' ? 'outgoing by NAT' : `bridge ${nic.bridge}`,
+      ...(nic.network === null ? [] : [`network ${nic.network}, address ${nic.address}`]),
+      nic.mac,
+    ].join(', '),
+  ]),
   [
     'ready when',
     vm.readyPattern === null ? 'guest agent, or 60 s' : `console shows ${vm.readyPattern}`,
@@ -61,6 +69,7 @@ function request(given: Given): VmCreate {
     image: given.text('image'),
     imageDiskBytes: given.number('imageSize'),
     network: given.text('network'),
+    nics: nicsOf(given.texts('net')),
     firmware: given.text('firmware'),
     machine: given.text('machine'),
     readyPattern: given.text('readyPattern'),

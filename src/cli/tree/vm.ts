@@ -25,7 +25,12 @@ export const vm: NounSpec = {
         },
         { flags: '--cpus <count>', text: 'virtual CPUs (1)', kind: 'count' },
         { flags: '--memory <size>', text: 'memory (512MiB)', kind: 'size' },
-        { flags: '--network <kind>', text: 'user: outgoing by NAT', choices: ['user', 'none'] },
+        {
+          flags: '--net <kind>',
+          text: 'a network card: user (outgoing by NAT; the default), bridge=NAME, network=NAME[,ADDRESS], or none; may be repeated',
+          kind: 'texts',
+        },
+        { flags: '--network <kind>', text: 'older form of --net', choices: ['user', 'none'] },
         { flags: '--firmware <kind>', text: 'firmware', choices: ['bios', 'uefi'] },
         { flags: '--machine <kind>', text: 'machine type', choices: ['q35', 'pc'] },
         {
@@ -37,7 +42,7 @@ export const vm: NounSpec = {
         option.ifNotExists,
       ],
       examples: [
-        'dvce vm create web1 --image debian --memory 256MiB --network none',
+        'dvce vm create web1 --image debian --memory 256MiB --net none',
         'dvce vm create db1 --image debian --cpus 2 --memory 512MiB --disk /vms/db1/files,1GiB',
         "dvce vm create web2 --disk /prod/web --ready-pattern 'login:'",
         'dvce vm create web1 --image debian --if-not-exists',
