@@ -7,6 +7,7 @@
  * and their disks are processes of their own. What it keeps is in documents (vm-documents.ts) or may be lost
  * (operation-log.ts).
  */
+import { hostname } from 'node:os';
 import { join } from 'node:path';
 import type { Doctor, Shutdown, Status } from '../api/index.ts';
 import {
@@ -97,7 +98,15 @@ export class Agent {
     await documents.open();
     const log = await OperationLog.open(layout.operations, files, logger, clock.wallMs());
     const events = new Events({ clock, logger });
-    const opened = await Operations.open({ log, events, clock, timers, random, logger });
+    const opened = await Operations.open({
+      log,
+      events,
+      node: hostname(),
+      clock,
+      timers,
+      random,
+      logger,
+    });
     return new Agent(options, opened, documents, events);
   }
 

@@ -25,12 +25,15 @@ import {
 import { familyOf } from './change-events.ts';
 import type { Events } from './events.ts';
 import type { OperationLog } from './operation-log.ts';
+import { requestorName } from './requestor.ts';
 
 export interface OperationHandle {
   readonly id: string;
   /** Aborts when the operation is cancelled or the agent stops. */
   readonly signal: AbortSignal;
   progress(done: number, total: number | null, unit: string): void;
+  /** A line of the kept log; no secrets. */
+  log(text: string): void;
 }
 
 export interface OperationRequest {
@@ -48,11 +51,14 @@ interface Running {
   readonly startedMs: number;
   progress: Operation['progress'];
   toldMs: number;
+  lines: number;
 }
 
 export interface OperationsOptions {
   readonly log: OperationLog;
   readonly events: Events;
+  /** Name of this host. */
+  readonly node?: string;
   readonly clock: Clock;
   readonly timers: Timers;
   readonly random: Random;
@@ -81,6 +87,8 @@ export class Operations {
       operations.#all.set(ended.id, ended);
       if (ended === entry) continue;
       interrupted.push(ended);
+      const at = ended.endedAt ?? '';
+      await options.log.writeLine(ended.id, limits.operationLogLines + 2, `${at} interrupted`);
       await options.log.write(ended);
     }
     await operations.#prune();
@@ -121,6 +129,8 @@ export class Operations {
       progress: null,
       resources: [...request.resources],
       mayCancel: request.mayCancel,
+      requestedBy: requestorName(),
+      node: this.#options.node ?? '',
       startedAt: new Date(nowMs).toISOString(),
       endedAt: null,
       result: null,
@@ -133,11 +143,17 @@ export class Operations {
       startedMs: clock.monotonicMs(),
       progress: null,
       toldMs: clock.monotonicMs(),
+      lines: 0,
     };
     this.#all.set(operation.id, operation);
     this.#running.set(operation.id, running);
     await log.write(operation);
     this.#tell('operation.started', operation);
+    this.#say(
+      operation.id,
+      running,
+      `started by ${operation.requestedBy}: ${request.resources.join(' ')}`,
+    );
     this.#run(operation, running, request).then(ended.resolve, ended.resolve);
     return operation;
   }
@@ -152,6 +168,7 @@ export class Operations {
         running.progress = { done, total, unit, etaMs: this.#eta(running, done, total) };
         this.#tellProgress(operation, running);
       },
+      log: (text) => this.#say(operation.id, running, text),
     };
     let outcome: Pick<Operation, 'status' | 'result' | 'error'>;
     try {
@@ -179,6 +196,8 @@ export class Operations {
       mayCancel: false,
       endedAt: new Date(clock.wallMs()).toISOString(),
     };
+    const why = ended.error === null ? '' : `: ${ended.error.detail}`;
+    this.#say(operation.id, running, `${ended.status}${why}`, true);
     this.#all.set(operation.id, ended);
     this.#running.delete(operation.id);
     this.#tell('operation.ended', ended);
@@ -208,6 +227,24 @@ export class Operations {
     });
   }
 
+  /** Lines beyond the limit are left out, but for the last one. */
+  #say(id: string, running: Running, text: string, last = false): void {
+    const { clock, log, logger } = this.#options;
+    if (running.lines >= limits.operationLogLines && !last) return;
+    const said = text.replaceAll(/\p{Cc}+/gu, ' ').slice(0, limits.operationLineCharacters);
+    const line = `${new Date(clock.wallMs()).toISOString()} ${said}`;
+    running.lines += 1;
+    log
+      .writeLine(id, running.lines, line)
+      .catch((error: unknown) => logger.warn({ err: error, operation: id }, 'a line was not kept'));
+  }
+
+  /** The lines that it said so far, oldest first. */
+  async lines(id: string): Promise<readonly string[]> {
+    this.get(id);
+    return this.#options.log.readLines(id);
+  }
+
   /** What it worked on is another now; after a failure too, which may have come half way. */
   #tellResources({ id, resources }: Operation): void {
     for (const resource of resources) {
@@ -222,6 +259,8 @@ export class Operations {
     if (nowMs - running.toldMs < limits.operationProgressMs) return;
     running.toldMs = nowMs;
     this.#tell('operation.progress', { ...operation, progress: running.progress });
+    const { done, total, unit } = running.progress ?? { done: 0, total: null, unit: '' };
+    this.#say(operation.id, running, `${done}${total === null ? '' : ` of ${total}`} ${unit}`);
   }
 
   /** From the mean rate since the begin; nothing before a second has passed. */

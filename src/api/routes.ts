@@ -138,7 +138,9 @@ export class ApiClient {
   };
 
   readonly operations = {
-    list: async () => (await this.#get<{ operations: Operation[] }>('/v1/operations')).operations,
+    list: async (query: { status?: Operation['status']; kind?: string } = {}) =>
+      (await this.#get<{ operations: Operation[] }>('/v1/operations', { query })).operations,
+    log: (id: string) => this.#get<string | undefined>(`${urls.operation(id)}/log`),
     get: (id: string, wait?: string) =>
       this.#get<Operation>(urls.operation(id), { query: { wait } }),
     cancel: (id: string) => this.#send<Operation>('DELETE', urls.operation(id)),

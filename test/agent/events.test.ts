@@ -68,7 +68,16 @@ t.test('listeners are bounded; one that fails is ended and hurts no other', asyn
         ended += 1;
       },
     );
-  t.throws(() => events.follow(undefined, [], t.fail, t.fail), { code: 'BUSY', httpStatus: 429 });
+  t.throws(
+    () =>
+      events.follow(
+        undefined,
+        [],
+        () => {},
+        () => {},
+      ),
+    { code: 'BUSY', httpStatus: 429 },
+  );
 });
 
 t.test('patterns', async (t) => {

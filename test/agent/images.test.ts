@@ -95,6 +95,8 @@ t.test('after a restart of the agent only what its import made is deleted', asyn
     progress: null,
     resources: [`/v1/images/${name}`],
     mayCancel: false,
+    requestedBy: 'local',
+    node: 'host',
     startedAt: '',
     endedAt: '',
     result: null,

@@ -169,6 +169,8 @@ t.test('what runs and what is kept is bounded', async (t) => {
       progress: null,
       resources: [],
       mayCancel: false,
+      requestedBy: 'local',
+      node: 'host',
       startedAt: '',
       endedAt: '',
       result: null,

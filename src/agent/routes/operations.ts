@@ -3,7 +3,7 @@ import type { FastifyReply } from 'fastify';
 import Type from 'typebox';
 import type { Operation as OperationResource } from '../../api/index.ts';
 import { urls } from '../../api/index.ts';
-import { Operation, OperationList, ref } from '../../api/schema/index.ts';
+import { Operation, OperationList, ref, word } from '../../api/schema/index.ts';
 import { limits, parseDuration } from '../../base/index.ts';
 import type { Agent } from '../agent.ts';
 import { answers, type Server } from './types.ts';
@@ -24,10 +24,24 @@ export function operationRoutes(server: Server, { operations }: Agent): void {
         operationId: 'listOperations',
         tags: ['operations'],
         summary: 'List operations, newest first',
+        querystring: Type.Object({
+          status: Type.Optional(
+            word(['running', 'succeeded', 'failed', 'cancelled'], 'Only those in this state.'),
+          ),
+          kind: Type.Optional(Type.String({ maxLength: 64, description: 'Only this kind.' })),
+        }),
         response: answers({ 200: ref(OperationList) }),
       },
     },
-    async () => ({ operations: operations.list() }),
+    async ({ query: { status, kind } }) => ({
+      operations: operations
+        .list()
+        .filter(
+          (one) =>
+            (status === undefined || one.status === status) &&
+            (kind === undefined || one.kind === kind),
+        ),
+    }),
   );
 
   server.get(
@@ -52,6 +66,27 @@ export function operationRoutes(server: Server, { operations }: Agent): void {
       raw.socket.once('close', () => gone.abort());
       const waitMs = Math.min(parseDuration(wait), limits.operationWaitMs);
       return operations.wait(id, waitMs, gone.signal);
+    },
+  );
+
+  server.get(
+    '/v1/operations/:id/log',
+    {
+      schema: {
+        operationId: 'getOperationLog',
+        tags: ['operations'],
+        summary: 'What an operation said, line by line, kept with it',
+        params,
+        response: answers({
+          200: { content: { 'text/plain': { schema: Type.String() } } },
+        }),
+      },
+    },
+    async ({ params: { id } }, reply) => {
+      const lines = await operations.lines(id);
+      return reply
+        .type('text/plain; charset=utf-8')
+        .send(lines.map((line) => `${line}\n`).join(''));
     },
   );
 

@@ -36,6 +36,11 @@ export const Operation = Type.Object(
     ),
     resources: Type.Array(Type.String(), { description: 'What it works on, as URL paths.' }),
     mayCancel: Type.Boolean(),
+    requestedBy: Type.String({
+      description:
+        'Who asked: `local`, `token:NAME`, or `agent` for what the agent does by itself.',
+    }),
+    node: Type.String({ description: 'Name of the host that does it.' }),
     startedAt: timestamp('Begin.'),
     endedAt: nullable(Type.String(), { description: 'End, or null.' }),
     result: Type.Unsafe<unknown>({
