@@ -67,7 +67,10 @@ const headSchema = Type.Object({
   parent: uuid,
   name,
   kind: oneOf('volume', 'image'),
-  state: oneOf('creating', 'active', 'recovering', 'deleting'),
+  state: oneOf('creating', 'active', 'recovering', 'trashed', 'deleting'),
+  trash: Type.Optional(
+    nullable(Type.Object({ path: Type.String(), atMs: timeMs, untilMs: timeMs })),
+  ),
   epoch: uint64,
   writer: nullable(uuid),
   scope: nullable(scope),

@@ -1,14 +1,17 @@
 /**
- * The volumes of a store: made, found, renamed, changed, resized, deleted. Content is the engine's; forks (clone, rollback)
- * are in forks.ts, what deletion leaves to do in reaper.ts.
+ * The volumes of a store: made, found, renamed, changed, resized. Content is the engine's; forks (clone, rollback) are in
+ * forks.ts, deletion and the trash in deletion.ts, what deletion leaves to do in reaper.ts.
  *
  * State of a head:
  *
  *   creating --(name claimed)--> active <--> recovering (takeover)
  *      |                           |
- *      +---(undone, intents.ts)----+--(delete)--> deleting --(reaper: logs gone)--> no head
+ *      |                           +--(delete)--> trashed --(undelete)--> active
+ *      |                           |                 |
+ *      +---(undone, intents.ts)----+--(delete now)---+--(expired)--> deleting --(reaper: logs gone)--> no head
  *
- * A volume exists from the compare-and-swap to `active` until the one to `deleting`; everything else follows from these two.
+ * A volume exists from the compare-and-swap to `active` until the one to `trashed` or `deleting`; everything else follows
+ * from these.
  */
 import {
   asLogId,
@@ -28,19 +31,17 @@ import {
   checkSize,
   type InUse,
   isAt,
-  isUsable,
   raiseEpoch,
   refuseImage,
   refuseInUse,
   requireHead,
   updateHead,
 } from './heads.ts';
-import { dropName, underIntent, writeIntent } from './intents.ts';
+import { underIntent, writeIntent } from './intents.ts';
 import {
   checkFree,
   claimName,
   dropEntry,
-  dropIfStale,
   makePlace,
   noSuchVolume,
   pruneAbove,
@@ -51,7 +52,6 @@ import { listNames } from './names-walk.ts';
 import { writePins } from './pins.ts';
 import type { FeatureSets, HeadDocument, ImageFacts, LogDocument, Origin } from './schema.ts';
 import { storeFormatVersion } from './schema.ts';
-import { listSnapshots } from './snapshots.ts';
 
 export interface VolumeOptions {
   readonly sizeBytes: number;
@@ -266,8 +266,12 @@ async function switchName(
   throw changedTooOften('volume', from.path);
 }
 
-/** After a rename that failed: the claim, and directories made for it, go again. */
-async function undoClaim(context: HlfsContext, target: VolumePath, cause: unknown): Promise<void> {
+/** After a rename or an undelete that failed: the claim, and directories made for it, go again. */
+export async function undoClaim(
+  context: HlfsContext,
+  target: VolumePath,
+  cause: unknown,
+): Promise<void> {
   try {
     await resolve(context, target);
     await pruneAbove(context, target);
@@ -356,33 +360,4 @@ export async function shrinkHead(
     return { ...raiseEpoch(head), sizeBytes: String(sizeBytes), trimFrom: String(trimFrom) };
   });
   return value;
-}
-
-/**
- * Delete a volume: its name is free at once; its logs go when nothing needs them any more (reaper.ts), so clones live on
- * (B-26). Raises the epoch like a takeover (N2): no writer of before changes it any more.
- * @throws NOT_FOUND, PROTECTED (also because of a protected snapshot), IN_USE (B-39)
- */
-export async function deleteVolume(
-  context: HlfsContext,
-  path: string,
-  inUse: InUse,
-): Promise<VolumeId> {
-  const checked = asVolumePath(path);
-  const found = await resolve(context, checked);
-  if (found === undefined) throw noSuchVolume(path);
-  const { record, place } = found;
-  for (const { document } of await listSnapshots(context, record.id))
-    if (document.protected)
-      throw new DvceError('PROTECTED', { kind: 'snapshot', name: `${path}@${document.name}` });
-  const { value } = await updateHead(context, record.id, (head) => {
-    if (!isAt(head, place) || !isUsable(head)) throw noSuchVolume(path);
-    if (head.protected) throw new DvceError('PROTECTED', { kind: 'volume', name: path });
-    refuseInUse(head, inUse, path);
-    return { ...raiseEpoch(head), state: 'deleting' };
-  });
-  await dropName(context, value);
-  await dropIfStale(context, place);
-  await pruneAbove(context, checked);
-  return record.id;
 }

@@ -22,6 +22,12 @@ export type InUse = (volume: VolumeId) => string | undefined;
 export const isUsable = (head: HeadDocument): boolean =>
   head.state === 'active' || head.state === 'recovering';
 
+/** Deleted, but may come back; it has no name, and whoever claims one for it has to win its head first. */
+export const isTrashed = (head: HeadDocument): boolean => head.state === 'trashed';
+
+/** Made, and neither undone nor given to the reaper. */
+export const isKept = (head: HeadDocument): boolean => isUsable(head) || isTrashed(head);
+
 /** Ids of all volumes that have a head, whatever its state. */
 export async function volumeIds(context: HlfsContext): Promise<VolumeId[]> {
   const names = await context.documents.names('volumes');

@@ -2,7 +2,6 @@
 
 export {
   createVolume,
-  deleteVolume,
   getVolume,
   growHead,
   listVolumes,
@@ -17,6 +16,15 @@ export {
 export { type CheckOptions, type CheckResult, checkVolume, type Finding } from './check.ts';
 export * from './context.ts';
 export { currentRoot } from './current-root.ts';
+export {
+  deleteVolume,
+  discardVolume,
+  listTrash,
+  readTrashed,
+  restoreVolume,
+  type TrashedVolume,
+  trashVolume,
+} from './deletion.ts';
 export * from './documents.ts';
 export {
   type CloneOptions,

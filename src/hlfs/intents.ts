@@ -15,7 +15,7 @@ import {
 } from '../base/index.ts';
 import { headKey, intentKey, readHead, readIntent, readName } from './catalog-documents.ts';
 import type { HlfsContext } from './context.ts';
-import { changedTooOften, isUsable } from './heads.ts';
+import { changedTooOften, isKept } from './heads.ts';
 import { dropEntry, pruneAbove } from './names.ts';
 import { releasePins } from './pins.ts';
 import { removeHead, removeLog } from './removal.ts';
@@ -86,7 +86,7 @@ async function settleIntent(
 async function settleVolume(context: HlfsContext, intent: IntentDocument): Promise<boolean> {
   for (let attempt = 0; attempt < limits.documentTries; attempt += 1) {
     const head = await readHead(context, intent.volume);
-    if (head !== undefined && isUsable(head.value)) return true;
+    if (head !== undefined && isKept(head.value)) return true;
     // Deleted since, or an undoing that was cut short: the reaper has it.
     if (head?.value.state === 'deleting') return false;
     if (head !== undefined) {

@@ -36,7 +36,7 @@ import {
 } from './catalog-documents.ts';
 import type { HlfsContext } from './context.ts';
 import type { Versioned } from './documents.ts';
-import { changedTooOften, isAt, isUsable } from './heads.ts';
+import { changedTooOften, isAt, isTrashed, isUsable } from './heads.ts';
 import type { HeadDocument, NameDocument } from './schema.ts';
 import { storeFormatVersion } from './schema.ts';
 
@@ -69,6 +69,9 @@ export interface VolumeRecord {
 
 export const noSuchVolume = (path: string): DvceError =>
   new DvceError('NOT_FOUND', { kind: 'volume', name: path });
+
+/** Has no name, whatever an entry says. */
+const isOut = (head: HeadDocument): boolean => head.state === 'deleting' || isTrashed(head);
 
 const partsOf = (path: VolumePath): string[] => path.slice(1).split('/');
 
@@ -233,7 +236,8 @@ export async function dropIfStale(
       continue;
     }
     const isGone = head.value.state === 'deleting';
-    if (!isGone && isAt(head.value, place)) return false;
+    if (!isGone && !isTrashed(head.value) && isAt(head.value, place)) return false;
+    // One in the trash may be about to come back under this name: its head is touched, too.
     if (!isGone && !(await touchHead(context, head))) continue;
     if (await dropEntry(context, place, entry.version)) return true;
   }
@@ -273,7 +277,7 @@ export async function resolve(
     if (entry?.value.kind !== 'volume') return undefined;
     const id = entry.value.volume;
     const head = await readHead(context, id);
-    if (head !== undefined && isAt(head.value, place) && head.value.state !== 'deleting') {
+    if (head !== undefined && isAt(head.value, place) && !isOut(head.value)) {
       if (!isUsable(head.value)) return undefined;
       const record = { path, id, version: head.version, head: head.value };
       return { record, place, entryVersion: entry.version };
@@ -294,8 +298,7 @@ export async function checkFree(context: HlfsContext, path: VolumePath): Promise
     if (entry.value.kind === 'volume') {
       const head = await readHead(context, entry.value.volume);
       const isStale =
-        head !== undefined &&
-        (head.value.state === 'deleting' || !isAt(head.value, { parent, name }));
+        head !== undefined && (isOut(head.value) || !isAt(head.value, { parent, name }));
       if (isStale) return;
       throw new DvceError('ALREADY_EXISTS', { kind: 'volume', name: taken });
     }

@@ -11,7 +11,7 @@
 import { type DvceError, type LogId, toDvceError, type VolumeId } from '../base/index.ts';
 import { headKey, readHead } from './catalog-documents.ts';
 import type { HlfsContext } from './context.ts';
-import { updateHead, volumeIds } from './heads.ts';
+import { isTrashed, updateHead, volumeIds } from './heads.ts';
 import { dropName, reapIntents } from './intents.ts';
 import { sweepNames } from './names-walk.ts';
 import { listPins, reapReaderPins } from './pins.ts';
@@ -72,8 +72,8 @@ export async function reapVolume(
 ): Promise<boolean> {
   const head = (await readHead(context, volume))?.value;
   if (head === undefined) await removeHeadless(context, volume);
-  // A volume that is being made is its intent's business.
-  if (head === undefined || head.state === 'creating') return false;
+  // A volume that is being made is its intent's business; one in the trash is kept as it is.
+  if (head === undefined || head.state === 'creating' || isTrashed(head)) return false;
   const isDeleting = head.state === 'deleting';
   if (isDeleting) await prepareDeleted(context, head);
   else await settleDeletions(context, head);

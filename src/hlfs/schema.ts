@@ -43,6 +43,16 @@ export interface ImageFacts {
   readonly sourceBytes: string;
 }
 
+  /** `sha256:<64 hex>` of the disk as guests see it; absent in images of older releases. */
+  readonly contentDigest?: string;
+}
+
+export interface TrashFacts {
+  /** Where it was. */
+  readonly path: string;
+  readonly atMs: number;
+  /** Kept until then, unless space runs short. */
+  readonly untilMs: number;
 export interface HeadDocument {
   readonly format: number;
   readonly features: FeatureSets;
@@ -51,10 +61,13 @@ export interface HeadDocument {
   readonly name: string;
   readonly kind: 'volume' | 'image';
   /**
-   * creating: not yet named. active: usable. recovering: a takeover is under way (T2). deleting: on its way out, its name is
-   * gone; its logs stay until their last pin is released (N2).
+   * creating: not yet named. active: usable. recovering: a takeover is under way (T2). trashed: deleted, nothing of it is
+   * gone but its name, and it can be had back. deleting: on its way out, its name is gone; its logs stay until their last
+   * pin is released (N2).
    */
-  readonly state: 'creating' | 'active' | 'recovering' | 'deleting';
+  readonly state: 'creating' | 'active' | 'recovering' | 'trashed' | 'deleting';
+  /** Of a volume in the trash; absent or null otherwise. */
+  readonly trash?: TrashFacts | null;
   /** Writer generation, decimal; raised by takeover, rollback and shrink. */
   readonly epoch: string;
   /** The node whose blockd may write, or null when nobody ever opened the volume. */

@@ -10,13 +10,17 @@ import {
   createVolume,
   deleteSnapshot,
   deleteVolume,
+  discardVolume,
   findSnapshot,
   getVolume,
   type HlfsContext,
+  listTrash,
   pinSnapshot,
   reap,
   renameVolume,
+  restoreVolume,
   rollbackVolume,
+  trashVolume,
   type VolumeRecord,
 } from '../../src/hlfs/index.ts';
 import { audit } from '../support/catalog-audit.ts';
@@ -62,8 +66,17 @@ async function view(context: HlfsContext): Promise<string> {
     const own = await segmentsOf(context, head.log);
     lines.push(`${path}(${names.map(({ name }) => name).join()};${own.join()})`);
   }
+  for (const { trash, head } of await listTrash(context))
+    lines.push(`trash:${trash.path}(${(await segmentsOf(context, head.log)).join()})`);
   return lines.sort().join(' ');
 }
+
+const dayMs = 86_400_000;
+const trashedId = async (context: HlfsContext): Promise<VolumeId> => {
+  const [first] = await listTrash(context);
+  if (first === undefined) throw new Error('the trash is empty');
+  return first.id;
+};
 
 /** /a with snapshots r, s and more; /m cloned from it with s; /c cloned from /m. */
 async function family(context: HlfsContext): Promise<void> {
@@ -112,6 +125,39 @@ const scenes: Record<string, Scene> = {
     act: (context) => deleteVolume(context, '/p/q/m', free),
     see: view,
     outcomes: ['/p/a(r,s;1,2,3) /p/q/m(s;3,4)', '/p/a(r,s;1,2,3)'],
+  },
+  'delete into the trash': {
+    before: family,
+    act: (context) => trashVolume(context, '/p/q/m', free, dayMs),
+    see: view,
+    outcomes: ['/p/a(r,s;1,2,3) /p/q/m(s;3,4)', '/p/a(r,s;1,2,3) trash:/p/q/m(3,4)'],
+  },
+  'undelete, to a new directory': {
+    before: async (context) => {
+      await family(context);
+      await trashVolume(context, '/p/a', free, dayMs);
+    },
+    act: async (context) => restoreVolume(context, await trashedId(context), '/x/y/a'),
+    see: view,
+    outcomes: ['/p/q/m(s;3,4) trash:/p/a(1,2,3)', '/p/q/m(s;3,4) /x/y/a(r,s;1,2,3)'],
+  },
+  'undelete, to the place of before': {
+    before: async (context) => {
+      await family(context);
+      await trashVolume(context, '/p/q/m', free, dayMs);
+    },
+    act: async (context) => restoreVolume(context, await trashedId(context)),
+    see: view,
+    outcomes: ['/p/a(r,s;1,2,3) trash:/p/q/m(3,4)', '/p/a(r,s;1,2,3) /p/q/m(s;3,4)'],
+  },
+  'empty the trash': {
+    before: async (context) => {
+      await family(context);
+      await trashVolume(context, '/p/q/m', free, dayMs);
+    },
+    act: async (context) => discardVolume(context, await trashedId(context)),
+    see: view,
+    outcomes: ['/p/a(r,s;1,2,3) trash:/p/q/m(3,4)', '/p/a(r,s;1,2,3)'],
   },
   'delete a snapshot': {
     before: family,
@@ -192,6 +238,7 @@ async function assertNoLeak(context: HlfsContext): Promise<void> {
   for (let rounds = 0; rounds < 2; rounds += 1) {
     const { volumes } = await audit(context, { reaped: true });
     for (const path of volumes.keys()) await deleteVolume(context, path, free);
+    for (const { id } of await listTrash(context)) await discardVolume(context, id);
     await reap(context, reclaimLog);
   }
   for (const prefix of ['volumes', 'logs', 'intents'])

@@ -10,13 +10,17 @@ import {
   createVolume,
   deleteSnapshot,
   deleteVolume,
+  discardVolume,
   findSnapshot,
   getVolume,
   type HlfsContext,
+  listTrash,
   pinSnapshot,
   reap,
+  restoreVolume,
   rollbackVolume,
   type SegmentStore,
+  trashVolume,
 } from '../../src/hlfs/index.ts';
 import { audit } from './catalog-audit.ts';
 import {
@@ -49,6 +53,25 @@ export const dropVolume =
   (path: string): Task =>
   (context) =>
     deleteVolume(context, path, free);
+export const trash =
+  (path: string): Task =>
+  (context) =>
+    trashVolume(context, path, free, 1000);
+/** What was deleted last comes back, to where it was or to another place. */
+export const restore =
+  (to?: string): Task =>
+  async (context) => {
+    const [newest] = await listTrash(context);
+    return newest === undefined ? undefined : restoreVolume(context, newest.id, to);
+  };
+export const emptyTrash: Task = async (context) => {
+  for (const { id } of await listTrash(context)) await discardVolume(context, id);
+  await reap(context, reclaimLog);
+};
+export const create =
+  (path: string): Task =>
+  (context) =>
+    createVolume(context, path, size);
 export const removeVolume =
   (path: string): Task =>
   async (context) => {
@@ -87,10 +110,12 @@ async function family(world: World): Promise<HlfsContext> {
   await takeSnapshot(context, retired.id, 'u');
   await takeSnapshot(context, retired.id, 'v');
   await rollback('/r', 'u')(context);
+  await createVolume(context, '/t/old', size);
+  await trash('/t/old')(context);
   return context;
 }
 
-const expected = new Set(['NOT_FOUND', 'CONFLICT', 'IN_USE', 'SEGMENT_MISSING']);
+const expected = new Set(['NOT_FOUND', 'CONFLICT', 'IN_USE', 'SEGMENT_MISSING', 'ALREADY_EXISTS']);
 
 export async function race(
   seed: number,
