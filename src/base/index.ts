@@ -10,5 +10,6 @@ export * from './ids.ts';
 export * from './limits.ts';
 export * from './lock.ts';
 export * from './log.ts';
+export * from './process-figures.ts';
 export * from './random.ts';
 export * from './units.ts';

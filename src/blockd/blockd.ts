@@ -36,6 +36,7 @@ import { type DataDirectory, loadNodeId, removeStaleSockets } from './data-direc
 import { documentMethods } from './document-methods.ts';
 import { writeDurably } from './durable-file.ts';
 import { Front } from './front.ts';
+import { readMetrics } from './metrics-method.ts';
 import { OpenTable } from './open-table.ts';
 import type { BlockdOptions } from './options.ts';
 import { rotateLog } from './process-log.ts';
@@ -158,6 +159,7 @@ export async function startBlockd(options: BlockdOptions, world: BlockdWorld): P
       ...snapshotMethods(context),
       ...documentMethods(context),
       status,
+      metrics: () => readMetrics({ pool, volumes, space: () => store.space(), clock, timers }),
       shutdown: async ({ graceful }) => {
         await ending.begin(graceful);
         return {};

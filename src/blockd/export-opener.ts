@@ -28,6 +28,8 @@ export interface Hosted {
   readonly socketPath: string;
   readonly exportName: string;
   readonly attachment: Attachment | null;
+  /** What it is called now. */
+  path: string;
   facts: OpenedFacts;
   /** Clients relayed through the front sockets. */
   users: number;
@@ -102,7 +104,7 @@ export class ExportOpener {
     thread.exports.add(key);
     try {
       const facts = await thread.call('export.open', { ...place, description, readOnlyReason });
-      return { ...place, thread, attachment, facts, users: 0, idle: undefined };
+      return { ...place, thread, attachment, path, facts, users: 0, idle: undefined };
     } catch (error) {
       thread.exports.delete(key);
       throw error;

@@ -25,8 +25,14 @@ import {
   type WriteOptions,
   type ZeroOptions,
 } from '../hlfs/index.ts';
-import { type BlockBackend, type ExportProvider, NbdServer } from '../nbd/index.ts';
-import type { ExportActivity, ExportKey, ExportSpec, OpenedFacts } from './worker-protocol.ts';
+import { type BlockBackend, type ExportProvider, NbdServer, RequestMeter } from '../nbd/index.ts';
+import type {
+  ExportActivity,
+  ExportKey,
+  ExportSpec,
+  OpenedFacts,
+  WorkerFigures,
+} from './worker-protocol.ts';
 
 interface LocalExport {
   readonly spec: ExportSpec;
@@ -39,9 +45,11 @@ interface LocalExport {
 export class LocalExports {
   readonly #context: HlfsContext;
   readonly #exports = new Map<ExportKey, LocalExport>();
+  readonly #meter: RequestMeter;
 
   constructor(context: HlfsContext) {
     this.#context = context;
+    this.#meter = new RequestMeter(context.clock);
   }
 
   async open(spec: ExportSpec, signal: AbortSignal): Promise<OpenedFacts> {
@@ -81,7 +89,12 @@ export class LocalExports {
 
   async #serve(spec: ExportSpec, backend: BlockBackend): Promise<NbdServer> {
     const { timers, logger } = this.#context;
-    const server = new NbdServer({ exports: onlyByName(spec, backend), timers, logger });
+    const server = new NbdServer({
+      exports: onlyByName(spec, backend),
+      timers,
+      logger,
+      meter: this.#meter,
+    });
     await server.listenUnix(spec.socketPath, { mode: 0o660 });
     return server;
   }
@@ -110,6 +123,17 @@ export class LocalExports {
       ...statistics,
       readOnlyReason: spec.readOnlyReason ?? statistics.readOnlyReason,
       connections: server.connections.size,
+    };
+  }
+
+  figures(): Omit<WorkerFigures, 'loop'> {
+    const open = [...this.#exports.values()];
+    return {
+      connections: open.reduce((sum, { server }) => sum + server.connections.size, 0),
+      operations: this.#meter.read(),
+      volumes: open.flatMap(({ spec: { key }, volume }) =>
+        volume === undefined ? [] : [{ key, activity: this.activity(key) }],
+      ),
     };
   }
 

@@ -9,7 +9,8 @@
  * The first request is `hello`; each side speaks its own version and the one before (design section 3). Numbers of bytes
  * are JSON numbers below 2^53. Messages longer than limits.controlMessageBytesMax end the connection.
  */
-import type { ErrorCode, ErrorContext } from '../base/index.ts';
+import type { ErrorCode, ErrorContext, LoopFigures, ProcessFigures } from '../base/index.ts';
+import type { RequestFigures } from '../nbd/index.ts';
 
 export const controlVersion = 1;
 
@@ -124,12 +125,36 @@ type Labels = Readonly<Record<string, string>>;
 
 /** Every method: params and result. */
 export interface ControlMethods {
+/** What blockd counts. Later releases only add members; a change of meaning gets another `format`. */
+export interface BlockdMetrics {
+  readonly format: 1;
+  readonly process: ProcessFigures;
+  readonly loops: readonly LoopFigures[];
+  readonly store: { readonly freeBytes: number; readonly totalBytes: number };
+  readonly nbd: {
+    /** Upper bounds of the buckets of every operation, which have one more for what is slower. */
+    readonly boundsSeconds: readonly number[];
+    readonly connections: number;
+    readonly operations: readonly RequestFigures[];
+  };
+  /** The open volumes. */
+  readonly volumes: readonly (VolumeActivity & { readonly path: string })[];
+  /** Attached volumes that could not be opened again yet. */
+  readonly unopened: readonly {
+    readonly path: string;
+    readonly vm: string;
+    readonly code: string;
+    readonly reason: string;
+  }[];
+}
+
   hello: { params: { version: number }; result: { version: number; release: string; pid: number } };
   status: { params: Record<string, never>; result: BlockdStatus };
   'volume.create': {
     params: {
       path: string;
       sizeBytes: number;
+  metrics: { params: Record<string, never>; result: BlockdMetrics };
       blockBytes?: 512 | 4096;
       labels?: Labels;
       protected?: boolean;

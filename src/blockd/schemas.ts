@@ -33,6 +33,7 @@ const schemas: Readonly<Record<ControlMethod, TSchema>> = {
   // A newer client may say more about itself than this program knows.
   hello: Type.Object({ version: Type.Integer({ minimum: 0, maximum: 1_000_000 }) }),
   status: closed({}),
+  metrics: closed({}),
   'volume.create': closed({
     path,
     sizeBytes: bytes,

@@ -104,7 +104,14 @@ export function volumeMethods(node: NodeContext): VolumeMethods {
 
     // An attachment keeps the export's name of its time, so a volume in use may be renamed.
     'volume.rename': async ({ path, to }) =>
-      infoOf(node, await inTurn(node, path, () => renameVolume(hlfs, path, to))),
+      infoOf(
+        node,
+        await inTurn(node, path, async () => {
+          const renamed = await renameVolume(hlfs, path, to);
+          volumes.renamed(renamed.id, renamed.path);
+          return renamed;
+        }),
+      ),
 
     'volume.update': async ({ path, ...change }) =>
       infoOf(node, await updateVolume(hlfs, path, change)),

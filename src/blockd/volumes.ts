@@ -26,7 +26,7 @@ import {
 import type { DataDirectory } from './data-directory.ts';
 import { ExportOpener, type Hosted, type OpenRequest } from './export-opener.ts';
 import type { Attachment, OpenTable } from './open-table.ts';
-import type { VolumeActivity } from './protocol.ts';
+import type { BlockdMetrics, VolumeActivity } from './protocol.ts';
 import { Turns } from './turns.ts';
 import type { WorkerPool } from './worker-pool.ts';
 import { type ExportKey, exportKey } from './worker-protocol.ts';
@@ -50,6 +50,8 @@ export class Volumes {
   readonly #opener: ExportOpener;
   /** Attached volumes that could not be opened yet. */
   readonly #retries = new Map<VolumeId, Timer>();
+  /** The same, with what went wrong the last time. */
+  readonly #unopened = new Map<VolumeId, BlockdMetrics['unopened'][number]>();
   /** Who waits for the last user of a volume to leave. */
   readonly #leaving = new Set<() => void>();
   #stopping = false;
@@ -182,6 +184,7 @@ export class Volumes {
         throw inUse(path, `it is attached to ${attached.vm} as ${attached.attachId}`);
       this.#retries.get(volume)?.cancel();
       this.#retries.delete(volume);
+      this.#unopened.delete(volume);
       const hosted = this.find(volume);
       if (hosted !== undefined) await this.#close(hosted);
       await table.detach(volume);
@@ -239,6 +242,24 @@ export class Volumes {
     }
   }
 
+  /** Under which name and for whom an export is open. */
+  openPath(
+    key: ExportKey,
+  ): { readonly path: string; readonly attachId: string | null } | undefined {
+    const hosted = this.#hosted.get(key);
+    if (hosted === undefined) return undefined;
+    return { path: hosted.path, attachId: hosted.attachment?.attachId ?? null };
+  }
+
+  get unopened(): BlockdMetrics['unopened'] {
+    return [...this.#unopened.values()];
+  }
+
+  /** It is called so from now on. */
+  renamed(volume: VolumeId, path: string): void {
+    for (const hosted of this.#hosted.values()) if (hosted.volume === volume) hosted.path = path;
+  }
+
   async activity(volume: VolumeId): Promise<VolumeActivity | null> {
     const hosted = this.find(volume);
     if (hosted === undefined) return null;
@@ -278,6 +299,8 @@ export class Volumes {
         });
       } catch (error) {
         const known = toDvceError(error);
+        const { path, vm } = attachment;
+        this.#unopened.set(volume, { path, vm, code: known.code, reason: known.message });
         const fields = {
           volume,
           path: attachment.path,
@@ -319,6 +342,7 @@ export class Volumes {
     if (this.#hosted.size >= limits.openVolumesMax)
       throw inUse(path, `${limits.openVolumesMax} volumes are open already`);
     const hosted = await this.#opener.open(request);
+    if (snapshot === null) this.#unopened.delete(volume);
     this.#hosted.set(hosted.key, hosted);
     const worker = hosted.thread.index;
     logger.info({ volume, path, snapshot, worker, attached: attachment?.vm }, 'opened');

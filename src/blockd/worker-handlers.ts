@@ -1,5 +1,5 @@
 /** What a worker does for the main thread (worker-protocol.ts). */
-import { limits } from '../base/index.ts';
+import { limits, loopFigures } from '../base/index.ts';
 import type { HlfsContext } from '../hlfs/index.ts';
 import { checkVolume, recoverJournal } from '../hlfs/index.ts';
 import type { CallContext } from './calls.ts';
@@ -14,7 +14,7 @@ export type WorkerHandlers = {
   ) => Promise<WorkerResult<M>>;
 };
 
-export function workerHandlers(context: HlfsContext): WorkerHandlers {
+export function workerHandlers(context: HlfsContext, thread: string): WorkerHandlers {
   const exports = new LocalExports(context);
   return {
     'export.open': (spec, { signal }) => exports.open(spec, signal),
@@ -23,6 +23,10 @@ export function workerHandlers(context: HlfsContext): WorkerHandlers {
       return {};
     },
     'export.activity': async ({ key }) => exports.activity(key),
+    figures: async () => ({
+      loop: await loopFigures(thread, context.clock, context.timers),
+      ...exports.figures(),
+    }),
     'export.grow': async ({ key, sizeBytes }) => {
       exports.volume(key).grow(sizeBytes);
       return {};

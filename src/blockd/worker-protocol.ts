@@ -5,7 +5,15 @@
  * An **export** is one open volume or snapshot with its own unix socket. Its `key` is the volume's id, or `id@snapshot`.
  * Only a client that names `exportName` gets in: it carries the attach id, or a token that only the main thread knows.
  */
-import { asVolumeId, type NodeId, type SnapshotName, type VolumeId } from '../base/index.ts';
+import {
+  asVolumeId,
+  type LoopFigures,
+  type NodeId,
+  type SnapshotName,
+  type VolumeId,
+} from '../base/index.ts';
+import type { SnapshotDocument, SnapshotOptions } from '../hlfs/index.ts';
+import type { RequestFigures } from '../nbd/index.ts';
 import type { LogLevel } from './options.ts';
 import type { CheckFinding, DiffRange, VolumeActivity } from './protocol.ts';
 
@@ -48,6 +56,13 @@ export interface OpenedFacts {
 
 export type ExportActivity = Omit<VolumeActivity, 'attachId'>;
 
+export interface WorkerFigures {
+  readonly loop: LoopFigures;
+  readonly connections: number;
+  readonly operations: readonly RequestFigures[];
+  readonly volumes: readonly { readonly key: ExportKey; readonly activity: ExportActivity }[];
+}
+
 type Nothing = Record<string, never>;
 
 export interface WorkerMethods {
@@ -56,6 +71,8 @@ export interface WorkerMethods {
   'export.close': { params: { key: ExportKey }; result: Nothing };
   'export.activity': { params: { key: ExportKey }; result: ExportActivity };
   'export.grow': { params: { key: ExportKey; sizeBytes: number }; result: Nothing };
+  /** Counts of this worker and of its open volumes. */
+  figures: { params: Nothing; result: WorkerFigures };
   /** Everything acknowledged so far is in the newest root afterwards. */
   'export.publish': { params: { key: ExportKey }; result: Nothing };
   'export.snapshot': {

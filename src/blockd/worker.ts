@@ -43,7 +43,10 @@ async function openContext(setup: WorkerSetup): Promise<HlfsContext> {
 
 const port = parentPort;
 assert(port !== null, 'this module runs in a worker thread');
-const handlers = openContext(workerData as WorkerSetup).then(workerHandlers);
+const setup = workerData as WorkerSetup;
+const handlers = openContext(setup).then((context) =>
+  workerHandlers(context, `worker-${setup.index}`),
+);
 const dispatcher = new Dispatcher({
   handler: async (method, params, call) => run(method as WorkerMethod, params as never, call),
   post: (message) => port.postMessage(message),

@@ -182,6 +182,21 @@ t.test('B-44 every control method has an effect', async (t) => {
     30,
     'the name of the export outlives a rename',
   );
+
+  // figures
+  const figures = await call('metrics', {});
+  t.equal(figures.format, 1);
+  t.equal(figures.process.pid, pid);
+  t.strictSame(figures.loops.map(({ thread }) => thread).sort(), ['main', 'worker-0', 'worker-1']);
+  const writes = figures.nbd.operations.find(({ operation }) => operation === 'write');
+  t.equal(writes?.counts.length, figures.nbd.boundsSeconds.length + 1);
+  const counted = writes?.counts.reduce((sum, count) => sum + count, 0) ?? 0;
+  t.ok(counted >= 4, `${counted} writes of all workers and of closed volumes are counted`);
+  t.ok((writes?.sumSeconds ?? 0) > 0);
+  const open = figures.volumes.find(({ attachId }) => attachId === 'run-1');
+  t.equal(open?.path, '/renamed', 'figures carry the name of now');
+  t.ok((open?.journalQuotaBytes ?? 0) > 0);
+  t.strictSame(figures.unopened, []);
   await after.disconnect();
   t.equal(
     (await call('volume.attach', attach)).socketPath,
