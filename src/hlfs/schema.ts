@@ -11,6 +11,8 @@
  *   logs/<log>/pins/<who>        PinDocument        a fork or reader that needs this log's segments
  *   names/<directory>/<name>@    NameDocument       entry of the hierarchical namespace
  *   intents/<log>                IntentDocument     a log being made, for a new volume or a rollback (N2)
+ *   sets/<id>                    SetDocument        snapshots of several volumes at one instant exist from it on (G5)
+ *   state/<kind>/<name>@         what the agent wants, opaque here
  *
  * Segments are not documents: `logs/<log>/seg/<number / 1024, 8 digits>/<number, 10 digits>`.
  * Scopes of writers: `logs/<log>/w/<epoch>-<32 hex>`; of processes: `scopes/<node>-<32 hex>`.
@@ -39,10 +41,8 @@ export interface ImageFacts {
   /** `sha256:<64 hex>` of the source file as it was imported. */
   readonly digest: string;
   readonly source: string;
-  readonly format: 'raw' | 'qcow2';
+  readonly format: 'raw' | 'qcow2' | 'vmdk' | 'ova';
   readonly sourceBytes: string;
-}
-
   /** `sha256:<64 hex>` of the disk as guests see it; absent in images of older releases. */
   readonly contentDigest?: string;
 }
@@ -53,6 +53,8 @@ export interface TrashFacts {
   readonly atMs: number;
   /** Kept until then, unless space runs short. */
   readonly untilMs: number;
+}
+
 export interface HeadDocument {
   readonly format: number;
   readonly features: FeatureSets;
@@ -141,8 +143,13 @@ export interface SnapshotDocument {
   readonly name: SnapshotName;
   readonly volume: VolumeId;
   readonly log: LogId;
-  /** deleting: set before the pins are looked at (G3); a fork that sees it gives up. */
-  readonly state: 'live' | 'deleting';
+  /**
+   * pending: member of a set whose document does not exist (G5); nobody sees it. deleting: set before the pins are looked at
+   * (G3); a fork that sees it gives up.
+   */
+  readonly state: 'pending' | 'live' | 'deleting';
+  /** The set that it was made in. */
+  readonly set?: SetReference;
   /** The segment whose root is the snapshot's content; also the cut position. */
   readonly rootSegment: number;
   /** Footer checksum of that segment. */
@@ -153,6 +160,22 @@ export interface SnapshotDocument {
   readonly parent: string | null;
   readonly protected: boolean;
   readonly labels: Readonly<Record<string, string>>;
+}
+
+export interface SetReference {
+  readonly id: string;
+  /** Scope of the process that decides the set: once it is fenced, a set without document never gets one. */
+  readonly scope: string;
+}
+
+/** Put once, when the roots of all members are durable; removed when all of them say `live` themselves. */
+export interface SetDocument {
+  readonly format: number;
+  readonly id: string;
+  /** Scope of the process that put it. */
+  readonly scope: string;
+  readonly members: readonly { readonly log: LogId; readonly name: SnapshotName }[];
+  readonly createdAtMs: number;
 }
 
 export interface PinDocument {
