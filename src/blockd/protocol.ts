@@ -121,10 +121,6 @@ export type StateDocument =
       readonly error: { readonly code: ErrorCode; readonly context: ErrorContext };
     };
 
-type Labels = Readonly<Record<string, string>>;
-
-/** Every method: params and result. */
-export interface ControlMethods {
 /** What blockd counts. Later releases only add members; a change of meaning gets another `format`. */
 export interface BlockdMetrics {
   readonly format: 1;
@@ -148,13 +144,17 @@ export interface BlockdMetrics {
   }[];
 }
 
+type Labels = Readonly<Record<string, string>>;
+
+/** Every method: params and result. */
+export interface ControlMethods {
   hello: { params: { version: number }; result: { version: number; release: string; pid: number } };
   status: { params: Record<string, never>; result: BlockdStatus };
+  metrics: { params: Record<string, never>; result: BlockdMetrics };
   'volume.create': {
     params: {
       path: string;
       sizeBytes: number;
-  metrics: { params: Record<string, never>; result: BlockdMetrics };
       blockBytes?: 512 | 4096;
       labels?: Labels;
       protected?: boolean;
