@@ -32,6 +32,8 @@ export interface VolumeInfo {
     readonly source: string;
     readonly format: string;
     readonly sourceBytes: number;
+    /** Of the disk as guests see it; null, or absent, when it was imported by an older release. */
+    readonly contentDigest?: string | null;
   } | null;
   readonly snapshots: number;
   /** Present while open in this blockd. */
@@ -80,6 +82,8 @@ export interface SnapshotInfo {
   readonly current: boolean;
   /** Volumes cloned from it. */
   readonly clones: number;
+  /** Id of the set in which it was made with snapshots of other volumes at one instant; absent for one on its own. */
+  readonly set?: string;
 }
 
 export interface CheckFinding {
@@ -210,14 +214,20 @@ export interface ControlMethods {
       path: string;
       digest: string;
       source: string;
-      format: 'raw' | 'qcow2';
+      format: 'raw' | 'qcow2' | 'vmdk' | 'ova';
       sourceBytes: number;
+      contentDigest?: string;
     };
     result: VolumeInfo;
   };
   'snapshot.create': {
     params: { path: string; name: string; labels?: Labels; protected?: boolean };
     result: SnapshotInfo;
+  };
+  /** Snapshots of these volumes at one instant, all with this name: all of them exist, or none (G5). */
+  'snapshot.create-set': {
+    params: { paths: string[]; name: string; labels?: Labels; protected?: boolean };
+    result: { snapshots: SnapshotInfo[] };
   };
   'snapshot.list': { params: { path: string }; result: { snapshots: SnapshotInfo[] } };
   'snapshot.delete': { params: { path: string; name: string }; result: Record<string, never> };

@@ -4,7 +4,7 @@
  */
 import { Ajv, type ValidateFunction } from 'ajv';
 import Type, { type TSchema } from 'typebox';
-import { DvceError } from '../base/index.ts';
+import { DvceError, limits } from '../base/index.ts';
 import type { ControlMethod, ControlParams } from './protocol.ts';
 
 /** Longest text that can be a path with 16 parts, a snapshot name and separators. */
@@ -67,10 +67,17 @@ const schemas: Readonly<Record<ControlMethod, TSchema>> = {
     path,
     digest: Type.String({ pattern: '^sha256:[0-9a-f]{64}$' }),
     source: Type.String({ maxLength: 4096 }),
-    format: Type.Union([Type.Literal('raw'), Type.Literal('qcow2')]),
+    format: Type.Enum(['raw', 'qcow2', 'vmdk', 'ova']),
     sourceBytes: bytes,
+    contentDigest: optional(Type.String({ pattern: '^sha256:[0-9a-f]{64}$' })),
   }),
   'snapshot.create': closed({ path, name, labels: optional(labels), protected: optional(flag) }),
+  'snapshot.create-set': closed({
+    paths: Type.Array(path, { minItems: 1, maxItems: limits.snapshotSetMax }),
+    name,
+    labels: optional(labels),
+    protected: optional(flag),
+  }),
   'snapshot.list': closed({ path }),
   'snapshot.delete': closed({ path, name }),
   'snapshot.rollback': closed({ path, name }),

@@ -10,12 +10,19 @@ import {
 } from '../hlfs/index.ts';
 import type { ControlHandlers } from './control-server.ts';
 import type { NodeContext } from './node-context.ts';
+import type { SnapshotInfo } from './protocol.ts';
+import { createSnapshotSet } from './snapshot-set.ts';
 import { describeSnapshots } from './volume-info.ts';
 import { infoOf, inTurn } from './volume-methods.ts';
 
 type SnapshotMethods = Pick<
   ControlHandlers,
-  'snapshot.create' | 'snapshot.list' | 'snapshot.delete' | 'snapshot.rollback' | 'snapshot.diff'
+  | 'snapshot.create'
+  | 'snapshot.create-set'
+  | 'snapshot.list'
+  | 'snapshot.delete'
+  | 'snapshot.rollback'
+  | 'snapshot.diff'
 >;
 
 export function snapshotMethods(node: NodeContext): SnapshotMethods {
@@ -35,6 +42,23 @@ export function snapshotMethods(node: NodeContext): SnapshotMethods {
         if (made === undefined) throw new DvceError('NOT_FOUND', { kind: 'snapshot', name });
         return made;
       }),
+
+    'snapshot.create-set': async ({ paths, name, labels = {}, protected: isProtected = false }) => {
+      const checked = asSnapshotName(name);
+      const full = await Promise.all(paths.map(async (path) => (await getVolume(hlfs, path)).path));
+      const made = await createSnapshotSet(node, {
+        paths: full,
+        name: checked,
+        labels,
+        protected: isProtected,
+      });
+      const snapshots: SnapshotInfo[] = [];
+      for (const [at, { volume, id }] of made.entries()) {
+        const all = describeSnapshots(full[at] ?? '', await listSnapshots(hlfs, volume));
+        snapshots.push(...all.filter((snapshot) => snapshot.id === id));
+      }
+      return { snapshots };
+    },
 
     'snapshot.list': async ({ path }) => {
       const { id, path: full } = await getVolume(hlfs, path);

@@ -38,6 +38,7 @@ export async function describeVolume(
             source: image.source,
             format: image.format,
             sourceBytes: Number(image.sourceBytes),
+            contentDigest: image.contentDigest ?? null,
           },
     snapshots: snapshots.length,
     open,
@@ -60,5 +61,6 @@ export function describeSnapshots(
     labels: document.labels,
     current,
     clones: clones.length,
+    ...(document.set === undefined ? {} : { set: document.set.id }),
   }));
 }

@@ -35,6 +35,24 @@ export function workerHandlers(context: HlfsContext, thread: string): WorkerHand
       await exports.volume(key).snapshot(name, { labels, protected: isProtected });
       return {};
     },
+    'cut.hold': async ({ key, token }) => {
+      exports.volume(key).cuts.hold(token);
+      return {};
+    },
+    'cut.mark': async ({ key, token }) => {
+      exports.volume(key).cuts.mark(token);
+      return {};
+    },
+    'cut.release': async ({ key, token }) => ({
+      unbroken: exports.volume(key).cuts.release(token),
+    }),
+    'cut.document': async ({ key, token, name, options }) => ({
+      document: await exports.volume(key).cuts.documentOfCut(token, name, options),
+    }),
+    'cut.drop': async ({ key, token }) => {
+      exports.volume(key).cuts.drop(token);
+      return {};
+    },
     'export.publish': async ({ key }) => {
       await exports.volume(key).publishAll();
       return {};

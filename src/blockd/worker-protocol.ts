@@ -64,15 +64,16 @@ export interface WorkerFigures {
 }
 
 type Nothing = Record<string, never>;
+type CutParams = { readonly key: ExportKey; readonly token: string };
 
 export interface WorkerMethods {
   'export.open': { params: ExportSpec; result: OpenedFacts };
   /** Drop the connections (their requests in flight finish first), close cleanly. */
   'export.close': { params: { key: ExportKey }; result: Nothing };
   'export.activity': { params: { key: ExportKey }; result: ExportActivity };
-  'export.grow': { params: { key: ExportKey; sizeBytes: number }; result: Nothing };
   /** Counts of this worker and of its open volumes. */
   figures: { params: Nothing; result: WorkerFigures };
+  'export.grow': { params: { key: ExportKey; sizeBytes: number }; result: Nothing };
   /** Everything acknowledged so far is in the newest root afterwards. */
   'export.publish': { params: { key: ExportKey }; result: Nothing };
   'export.snapshot': {
@@ -84,6 +85,15 @@ export interface WorkerMethods {
     };
     result: Nothing;
   };
+  /** The part of one volume in a snapshot set (G5, hlfs/cuts.ts). */
+  'cut.hold': { params: CutParams; result: Nothing };
+  'cut.mark': { params: CutParams; result: Nothing };
+  'cut.release': { params: CutParams; result: { unbroken: boolean } };
+  'cut.document': {
+    params: CutParams & { name: SnapshotName; options: SnapshotOptions };
+    result: { document: SnapshotDocument };
+  };
+  'cut.drop': { params: CutParams; result: Nothing };
   check: {
     params: { volume: VolumeId };
     result: { findings: CheckFinding[]; segments: number; bytes: number };

@@ -17,6 +17,7 @@ import type {
   LogDocument,
   NameDocument,
   PinDocument,
+  SetDocument,
   SnapshotDocument,
 } from './schema.ts';
 
@@ -41,6 +42,8 @@ export const writersPrefix = (log: LogId): string => `logs/${log}/w`;
 export const namesPrefix = (directory: DirectoryId): string => `names/${directory}`;
 export const nameKey = (directory: DirectoryId, name: string): string =>
   `names/${directory}/${nameToPart(name)}`;
+export const setsPrefix = 'sets';
+export const setKey = (id: string): string => `${setsPrefix}/${id}`;
 export const intentKey = (log: LogId): string => `intents/${log}`;
 
 const format = Type.Integer({ minimum: 1 });
@@ -95,8 +98,9 @@ const headSchema = Type.Object({
     Type.Object({
       digest: Type.String(),
       source: Type.String(),
-      format: oneOf('raw', 'qcow2'),
+      format: oneOf('raw', 'qcow2', 'vmdk', 'ova'),
       sourceBytes: uint64,
+      contentDigest: Type.Optional(Type.String()),
     }),
   ),
 });
@@ -129,7 +133,8 @@ const snapshotSchema = Type.Object({
   name,
   volume: uuid,
   log: uuid,
-  state: oneOf('live', 'deleting'),
+  state: oneOf('pending', 'live', 'deleting'),
+  set: Type.Optional(Type.Object({ id: uuid, scope })),
   rootSegment: position,
   checksum,
   sizeBytes: uint64,
@@ -137,6 +142,14 @@ const snapshotSchema = Type.Object({
   parent: nullable(uuid),
   protected: Type.Boolean(),
   labels,
+});
+
+const setSchema = Type.Object({
+  format,
+  id: uuid,
+  scope,
+  members: Type.Array(Type.Object({ log: uuid, name })),
+  createdAtMs: timeMs,
 });
 
 const pinSchema = Type.Object({
@@ -177,6 +190,7 @@ const checks = {
   head: compile<HeadDocument>(headSchema),
   log: compile<LogDocument>(logSchema),
   snapshot: compile<SnapshotDocument>(snapshotSchema),
+  set: compile<SetDocument>(setSchema),
   pin: compile<PinDocument>(pinSchema),
   name: compile<NameDocument>(nameSchema),
   intent: compile<IntentDocument>(intentSchema),
@@ -237,7 +251,21 @@ export const readLog = (
     document.log === log ? rangesFit(document) : `it belongs to log ${document.log}`,
   );
 
-export const readSnapshot = (
+/** G5: a member of a set is `live` from the moment when the set's document exists, whatever it still says itself. */
+export async function readSnapshot(
+  context: HlfsContext,
+  log: LogId,
+  snapshot: SnapshotName,
+): Promise<Versioned<SnapshotDocument> | undefined> {
+  const found = await readStoredSnapshot(context, log, snapshot);
+  if (found?.value.state !== 'pending' || found.value.set === undefined) return found;
+  const set = await readSet(context, found.value.set.id);
+  if (set !== undefined) return { ...found, value: { ...found.value, state: 'live' } };
+  // The document goes once the members say `live`: perhaps that happened between the two reads.
+  return readStoredSnapshot(context, log, snapshot);
+}
+
+export const readStoredSnapshot = (
   context: HlfsContext,
   log: LogId,
   snapshot: SnapshotName,
@@ -246,6 +274,14 @@ export const readSnapshot = (
     document.log === log && document.name === snapshot && sizeFits(document.sizeBytes)
       ? undefined
       : 'it does not belong at this key',
+  );
+
+export const readSet = (
+  context: HlfsContext,
+  id: string,
+): Promise<Versioned<SetDocument> | undefined> =>
+  readChecked(context, setKey(id), checks.set, (set) =>
+    set.id === id ? undefined : `it belongs to set ${set.id}`,
   );
 
 export const readPin = (

@@ -35,8 +35,10 @@ export {
   type RootRanges,
   rollbackVolume,
 } from './forks.ts';
-export { type InUse, requireHead } from './heads.ts';
+export { type InUse, isAt, isUsable, requireHead, volumeIds } from './heads.ts';
+export { readHead } from './catalog-documents.ts';
 export { rootDirectory, type VolumeRecord } from './names.ts';
+export { listPlaces, type Named } from './names-walk.ts';
 export { type ReclaimLog, reap, reapVolume } from './reaper.ts';
 export {
   type ChangedRange,
@@ -49,10 +51,11 @@ export {
 } from './roots.ts';
 export * from './schema.ts';
 export { createProcessScope, openProcessScope } from './scopes.ts';
+export { deleteSnapshot } from './snapshot-deletion.ts';
+export { commitSet, dropMember } from './snapshot-sets.ts';
 export {
   checkSnapshotName,
   createSnapshotDocument,
-  deleteSnapshot,
   findSnapshot,
   listSnapshots,
   type NewSnapshot,

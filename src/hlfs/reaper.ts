@@ -17,7 +17,9 @@ import { sweepNames } from './names-walk.ts';
 import { listPins, reapReaderPins } from './pins.ts';
 import { removeHead, removeHeadless, removeLog } from './removal.ts';
 import type { HeadDocument } from './schema.ts';
-import { dropSnapshots, settleDeletions, snapshotsIn } from './snapshots.ts';
+import { dropSnapshots, settleDeletions } from './snapshot-deletion.ts';
+import { dropUndecided, finishSets } from './snapshot-sets.ts';
+import { snapshotsIn } from './snapshots.ts';
 
 /**
  * Delete the segments of a log that none of these positions needs; the engine provides it. It must be repeatable.
@@ -47,6 +49,7 @@ export async function retainedPositions(context: HlfsContext, log: LogId): Promi
 export async function reap(context: HlfsContext, reclaimLog: ReclaimLog): Promise<void> {
   await reapIntents(context);
   await sweepNames(context);
+  await finishSets(context);
   let failure: DvceError | undefined;
   // Each round but the last removes a log or a volume, so their number bounds the rounds.
   for (let isFreed = true; isFreed && failure === undefined; ) {
@@ -76,7 +79,10 @@ export async function reapVolume(
   if (head === undefined || head.state === 'creating' || isTrashed(head)) return false;
   const isDeleting = head.state === 'deleting';
   if (isDeleting) await prepareDeleted(context, head);
-  else await settleDeletions(context, head);
+  else {
+    await dropUndecided(context, head);
+    await settleDeletions(context, head);
+  }
   let isFreed = false;
   // The current log comes first: what goes frees its base logs for the same round.
   for (const log of head.logs) {

@@ -10,7 +10,8 @@
  *   (N6);
  * - above the first threshold each turn waits a little, above the second writes wait for space; the rest of the journal is
  *   for marks and trims (J8);
- * - a write held too long by a full store fails with ENOSPC (S9).
+ * - a write held too long by a full store fails with ENOSPC (S9);
+ * - between `hold` and `release` nothing but a mark is journaled (G5).
  */
 import { type Clock, DvceError, limits, type Timers, toDvceError } from '../base/index.ts';
 import type { Appended, Entry, Journal } from './journal.ts';
@@ -68,6 +69,7 @@ export class RequestQueue {
   readonly #options: QueueOptions;
   #queue: Queued[] = [];
   #isScheduled = false;
+  #isHeld = false;
   #failure: DvceError | null = null;
 
   constructor(options: QueueOptions) {
@@ -96,6 +98,35 @@ export class RequestQueue {
   /** Space was freed, or something else changed that requests wait for. */
   wake(): void {
     if (this.#queue.length > 0) this.#schedule();
+  }
+
+  /** Journal nothing until `release`: requests wait in their order. What was acknowledged so far is journaled already. */
+  hold(): void {
+    this.#isHeld = true;
+  }
+
+  release(): void {
+    this.#isHeld = false;
+    this.wake();
+  }
+
+  /**
+   * Journal a mark while held, before everything that waits.
+   * @throws CONFLICT when the journal cannot take it now, or why nothing is journaled any more
+   */
+  markHeld(): void {
+    const { journal, clock, isCarrying } = this.#options;
+    if (this.#failure) throw this.#failure;
+    if (isCarrying() || journal.roomBytes < recordBytes('mark', 0, 0))
+      throw new DvceError('CONFLICT', {
+        kind: 'volume',
+        name: '',
+        reason: 'its journal takes nothing right now',
+        advice: 'Wait until it is published, then repeat.',
+      });
+    const wallMs = clock.wallMs();
+    const mark: Entry = { kind: 'mark', offset: 0, length: 0, payload: null, wallMs };
+    if (!this.#append([mark])) throw this.#failure;
   }
 
   /** Refuse what waits and everything from now on. */
@@ -136,7 +167,7 @@ export class RequestQueue {
     }
     for (const request of ended) request.done(null);
     if (syncs.length > 0) this.#sync(syncs);
-    if (this.#queue.length > 0) this.#watchHeld();
+    if (this.#queue.length > 0 && !this.#isHeld) this.#watchHeld();
   }
 
   /** @returns false when the journal can take nothing any more */
@@ -155,14 +186,15 @@ export class RequestQueue {
   #admit(): Admission {
     const { journal, clock, isCarrying } = this.#options;
     const carrying = isCarrying();
+    const isClosed = carrying || this.#isHeld;
     const admission: Admission = {
       entries: [],
       ended: [],
       syncs: [],
       held: [],
       isFull: false,
-      room: carrying ? 0 : journal.roomBytes,
-      writeRoom: carrying ? 0 : this.#writeRoom(),
+      room: isClosed ? 0 : journal.roomBytes,
+      writeRoom: isClosed ? 0 : this.#writeRoom(),
       wallMs: clock.wallMs(),
     };
     for (const request of this.#queue)

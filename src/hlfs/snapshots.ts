@@ -31,9 +31,8 @@ import {
 import type { HlfsContext } from './context.ts';
 import type { Versioned } from './documents.ts';
 import { changedTooOften, checkLabels, requireHead } from './heads.ts';
-import { listNames } from './names-walk.ts';
 import { listPins } from './pins.ts';
-import type { HeadDocument, PinDocument, SnapshotDocument } from './schema.ts';
+import type { HeadDocument, PinDocument, SetReference, SnapshotDocument } from './schema.ts';
 import { storeFormatVersion } from './schema.ts';
 
 export interface SnapshotRecord {
@@ -93,7 +92,7 @@ function ordered(snapshots: readonly SnapshotDocument[]): SnapshotDocument[] {
 }
 
 /** The logs of a volume, the current one first. */
-async function linesOf(context: HlfsContext, head: HeadDocument): Promise<Line[]> {
+export async function linesOf(context: HlfsContext, head: HeadDocument): Promise<Line[]> {
   const lines: Line[] = [];
   for (const log of head.logs) {
     const base = (await readLog(context, log))?.value.base ?? null;
@@ -134,7 +133,7 @@ function startOf(lines: readonly Line[], log: LogId): SnapshotDocument | undefin
   return undefined;
 }
 
-function parentOf(
+export function parentOf(
   lines: readonly Line[],
   snapshot: SnapshotDocument,
 ): SnapshotDocument | undefined {
@@ -186,7 +185,7 @@ export async function findSnapshot(
   const { value: head } = await requireHead(context, volume);
   for (const log of head.logs) {
     const found = await readSnapshot(context, log, checked);
-    if (found === undefined) continue;
+    if (found === undefined || found.value.state === 'pending') continue;
     if (found.value.state === 'live') return found;
     throw new DvceError('CONFLICT', { kind: 'snapshot', name, reason: 'it is being deleted' });
   }
@@ -214,6 +213,8 @@ export interface NewSnapshot {
   readonly sizeBytes: number;
   readonly labels: Readonly<Record<string, string>>;
   readonly protected: boolean;
+  /** Member of this set, and pending until the set's document exists (G5). */
+  readonly set?: SetReference | undefined;
 }
 
 /**
@@ -241,7 +242,8 @@ export async function createSnapshotDocument(
     name,
     volume,
     log: made.log,
-    state: 'live',
+    state: made.set === undefined ? 'live' : 'pending',
+    ...(made.set === undefined ? {} : { set: made.set }),
     rootSegment: made.rootSegment,
     checksum: made.checksum,
     sizeBytes: String(made.sizeBytes),
@@ -274,7 +276,7 @@ export async function updateSnapshot(
   throw changedTooOften('snapshot', name);
 }
 
-const replaceSnapshot = (
+export const replaceSnapshot = (
   context: HlfsContext,
   { log, name }: SnapshotDocument,
   version: number,
@@ -286,111 +288,5 @@ const replaceSnapshot = (
  * Does this pin keep the snapshot from being deleted? What starts further down the line needs the segments, not the
  * snapshot; its own pins keep those.
  */
-const blocks = (pin: PinDocument, snapshot: SnapshotDocument): boolean =>
+export const blocks = (pin: PinDocument, snapshot: SnapshotDocument): boolean =>
   pin.snapshot === snapshot.id && (pin.kind === 'reader' || pin.volume !== snapshot.volume);
-
-/**
- * Delete a snapshot, wherever it is in the tree (G3).
- * @param reapFirst runs the reaper when something holds the snapshot: a clone that was just deleted does so until it is reaped
- * @throws PROTECTED, IN_USE naming the clones, NOT_FOUND
- */
-export async function deleteSnapshot(
-  context: HlfsContext,
-  volume: VolumeId,
-  name: string,
-  reapFirst?: () => Promise<void>,
-): Promise<void> {
-  let reapOnce = reapFirst;
-  for (let attempt = 0; attempt < limits.documentTries; attempt += 1) {
-    const { version, value } = await findSnapshot(context, volume, name);
-    if (value.protected) throw new DvceError('PROTECTED', { kind: 'snapshot', name });
-    const deleting = { ...value, state: 'deleting' } as const;
-    if (!(await replaceSnapshot(context, value, version, deleting))) continue;
-    const outcome = await finishDeletion(context, { version: version + 1, value: deleting });
-    if (outcome === 'gone') return;
-    if (outcome === 'changed') continue;
-    if (reapOnce === undefined) throw await inUse(context, name, outcome);
-    await reapOnce();
-    reapOnce = undefined;
-  }
-  throw changedTooOften('snapshot', name);
-}
-
-async function inUse(
-  context: HlfsContext,
-  name: string,
-  pins: readonly PinDocument[],
-): Promise<DvceError> {
-  const volumes = await listNames(context, '/');
-  const users = pins.map((pin) => {
-    if (pin.kind === 'reader') return 'a reader';
-    const found = volumes.find((record) => record.id === pin.volume);
-    return found === undefined ? `the deleted volume ${pin.volume}` : `its clone ${found.path}`;
-  });
-  return new DvceError('IN_USE', {
-    kind: 'snapshot',
-    name,
-    reason: [...new Set(users)].sort().join(', '),
-    advice: 'Delete its clones first, and close what reads it.',
-  });
-}
-
-/**
- * From `deleting` to gone, or back to live when a pin is there.
- * @returns the pins that stand against it; `changed` when somebody else finished or reverted it
- */
-async function finishDeletion(
-  context: HlfsContext,
-  { version, value }: Versioned<SnapshotDocument>,
-): Promise<'gone' | 'changed' | readonly PinDocument[]> {
-  const pins = (await listPins(context, value.log)).filter((pin) => blocks(pin, value));
-  if (pins.length > 0) {
-    const reverted = await replaceSnapshot(context, value, version, { ...value, state: 'live' });
-    return reverted ? pins : 'changed';
-  }
-  await repairParents(context, value.volume);
-  const key = snapshotKey(value.log, value.name);
-  if (await context.documents.delete(context.scope, key, version)) return 'gone';
-  const now = await readSnapshot(context, value.log, value.name);
-  return now?.value.id === value.id ? 'changed' : 'gone';
-}
-
-/** Set every `parent` of a volume's living snapshots to what their positions say; deleted ones no longer count (B-09). */
-async function repairParents(context: HlfsContext, volume: VolumeId): Promise<void> {
-  const { value: head } = await requireHead(context, volume);
-  const lines = await linesOf(context, head);
-  for (const { snapshots } of lines)
-    for (const { log, name, id } of snapshots) {
-      const present = await readSnapshot(context, log, name);
-      if (present?.value.id !== id || present.value.state !== 'live') continue;
-      const parent = parentOf(lines, present.value)?.id ?? null;
-      // Losing is harmless: the tree follows from positions.
-      if (present.value.parent !== parent)
-        await replaceSnapshot(context, present.value, present.version, {
-          ...present.value,
-          parent,
-        });
-    }
-}
-
-/** Finish or revert deletions that a process left behind. */
-export async function settleDeletions(context: HlfsContext, head: HeadDocument): Promise<void> {
-  for (const log of head.logs)
-    for (const snapshot of await snapshotsIn(context, log)) {
-      if (snapshot.value.state !== 'deleting') continue;
-      const outcome = await finishDeletion(context, snapshot);
-      if (outcome === 'gone' || outcome === 'changed') continue;
-      await repairParents(context, head.volume);
-    }
-}
-
-/** Take the snapshots of a deleted volume away, so that no fork can start from them any more. */
-export async function dropSnapshots(context: HlfsContext, log: LogId): Promise<void> {
-  for (let attempt = 0; attempt < limits.documentTries; attempt += 1) {
-    const present = await snapshotsIn(context, log);
-    if (present.length === 0) return;
-    for (const { version, value } of present)
-      await context.documents.delete(context.scope, snapshotKey(log, value.name), version);
-  }
-  throw changedTooOften('log', log);
-}

@@ -3,7 +3,8 @@
  * snapshots, growth, activity. `Volume` (volume.ts) implements it.
  */
 import type { DvceError, LogId, SnapshotName, VolumeId } from '../base/index.ts';
-import type { SnapshotDocument } from './schema.ts';
+import type { Cuts } from './cuts.ts';
+import type { SetReference, SnapshotDocument } from './schema.ts';
 
 export interface RequestOrigin {
   readonly alive: boolean;
@@ -43,38 +44,52 @@ export interface BlockReader {
   close(): Promise<void>;
 }
 
+export interface SnapshotOptions {
+  readonly labels: Readonly<Record<string, string>>;
+  readonly protected: boolean;
+  /** Member of a set that is not decided yet (G5): nobody sees the snapshot before the set's document exists. */
+  readonly set?: SetReference;
+}
+
 export interface VolumeStatistics {
   readonly readOnlyReason: string | null;
   readonly mappedBytes: number;
   readonly storedBytes: number;
   readonly journalBytes: number;
   readonly journalQuotaBytes: number;
-  readonly flushLagMs: number;
-  readonly segments: number;
-  readonly reads: number;
-  readonly writes: number;
-  readonly flushes: number;
-  readonly readBytes: number;
-  readonly writtenBytes: number;
-}
   /** Appended to the journal since the volume was opened. */
   readonly journalWrittenBytes: number;
   readonly journalSyncs: number;
   /** Journal files that were given up after an I/O error (J5). */
   readonly journalFailedFiles: number;
+  readonly flushLagMs: number;
+  /** Blocks that are in the journal and not in the store yet. */
+  readonly dirtyBytes: number;
+  /** Bytes of segments put into the store since the volume was opened. */
+  readonly publishedBytes: number;
+  /** Code of what keeps batches from being published right now, or null. */
+  readonly publishingWaits: string | null;
+  /** Bytes in the store that nothing needs any more and cleaning has not given back. */
+  readonly gcDebtBytes: number;
+  readonly segments: number;
+  readonly reads: number;
+  readonly writes: number;
+  readonly flushes: number;
+  readonly trims: number;
+  readonly readBytes: number;
+  readonly writtenBytes: number;
+}
 
 export interface OpenVolume extends BlockReader {
   readonly id: VolumeId;
   readonly log: LogId;
   /** Cut at this instant: contains every write acknowledged before the call, none that was sent after it resolved. */
-  snapshot(
-    name: SnapshotName,
-    options: { labels: Readonly<Record<string, string>>; protected: boolean },
-  ): Promise<SnapshotDocument>;
+  snapshot(name: SnapshotName, options: SnapshotOptions): Promise<SnapshotDocument>;
+  /** Cuts of several volumes at one instant (cuts.ts). */
+  readonly cuts: Pick<Cuts, 'hold' | 'mark' | 'release' | 'documentOfCut' | 'drop'>;
   /** The head already has the new size (G6). */
   grow(sizeBytes: number): void;
   statistics(): VolumeStatistics;
   /** Publish everything and write a root, without closing. */
-  readonly trims: number;
   publishAll(): Promise<void>;
 }

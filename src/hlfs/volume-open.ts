@@ -292,6 +292,7 @@ function buildVolume(
         sizeBytes: facts.sizeBytes,
         labels: facts.labels,
         protected: facts.protected,
+        set: facts.set,
       }),
     onClosed: async (clean) => {
       if (!clean) return;

@@ -82,9 +82,10 @@ export class WriteLayers {
     );
   }
 
-  /** `onRoot` is told the root of the next mark that is applied. */
-  expectMark(onRoot: OnRoot): void {
-    this.#marks.push(onRoot);
+  /** `onRoot` is told the root of the next mark that is applied; with `first`, before those that wait for theirs. */
+  expectMark(onRoot: OnRoot, { first = false } = {}): void {
+    if (first) this.#marks.unshift(onRoot);
+    else this.#marks.push(onRoot);
   }
 
   /** The mark will not come. */

@@ -1,0 +1,129 @@
+/**
+ * Deletion of snapshots (G3): `deleting` is set, then the pins are listed; a fork writes its pins, then looks at the state. So
+ * one of the two sees the other. Removal is a compare-and-swap from the version that says `deleting`; any process may finish or
+ * revert the deletion of another.
+ */
+import { DvceError, type LogId, limits, type VolumeId } from '../base/index.ts';
+import { readSnapshot, snapshotKey } from './catalog-documents.ts';
+import type { HlfsContext } from './context.ts';
+import type { Versioned } from './documents.ts';
+import { changedTooOften, requireHead } from './heads.ts';
+import { listNames } from './names-walk.ts';
+import { listPins } from './pins.ts';
+import type { HeadDocument, PinDocument, SnapshotDocument } from './schema.ts';
+import {
+  blocks,
+  findSnapshot,
+  linesOf,
+  parentOf,
+  replaceSnapshot,
+  snapshotsIn,
+} from './snapshots.ts';
+
+/**
+ * Delete a snapshot, wherever it is in the tree (G3).
+ * @param reapFirst runs the reaper when something holds the snapshot: a clone that was just deleted does so until it is reaped
+ * @throws PROTECTED, IN_USE naming the clones, NOT_FOUND
+ */
+export async function deleteSnapshot(
+  context: HlfsContext,
+  volume: VolumeId,
+  name: string,
+  reapFirst?: () => Promise<void>,
+): Promise<void> {
+  let reapOnce = reapFirst;
+  for (let attempt = 0; attempt < limits.documentTries; attempt += 1) {
+    const { version, value } = await findSnapshot(context, volume, name);
+    if (value.protected) throw new DvceError('PROTECTED', { kind: 'snapshot', name });
+    const deleting = { ...value, state: 'deleting' } as const;
+    if (!(await replaceSnapshot(context, value, version, deleting))) continue;
+    const outcome = await finishDeletion(context, { version: version + 1, value: deleting });
+    if (outcome === 'gone') return;
+    if (outcome === 'changed') continue;
+    if (reapOnce === undefined) throw await inUse(context, name, outcome);
+    await reapOnce();
+    reapOnce = undefined;
+  }
+  throw changedTooOften('snapshot', name);
+}
+
+async function inUse(
+  context: HlfsContext,
+  name: string,
+  pins: readonly PinDocument[],
+): Promise<DvceError> {
+  const volumes = await listNames(context, '/');
+  const users = pins.map((pin) => {
+    if (pin.kind === 'reader') return 'a reader';
+    const found = volumes.find((record) => record.id === pin.volume);
+    return found === undefined
+      ? `the deleted volume ${pin.volume}, maybe in the trash`
+      : `its clone ${found.path}`;
+  });
+  return new DvceError('IN_USE', {
+    kind: 'snapshot',
+    name,
+    reason: [...new Set(users)].sort().join(', '),
+    advice: 'Delete its clones first, and close what reads it.',
+  });
+}
+
+/**
+ * From `deleting` to gone, or back to live when a pin is there.
+ * @returns the pins that stand against it; `changed` when somebody else finished or reverted it
+ */
+async function finishDeletion(
+  context: HlfsContext,
+  { version, value }: Versioned<SnapshotDocument>,
+): Promise<'gone' | 'changed' | readonly PinDocument[]> {
+  const pins = (await listPins(context, value.log)).filter((pin) => blocks(pin, value));
+  if (pins.length > 0) {
+    const reverted = await replaceSnapshot(context, value, version, { ...value, state: 'live' });
+    return reverted ? pins : 'changed';
+  }
+  await repairParents(context, value.volume);
+  const key = snapshotKey(value.log, value.name);
+  if (await context.documents.delete(context.scope, key, version)) return 'gone';
+  const now = await readSnapshot(context, value.log, value.name);
+  return now?.value.id === value.id ? 'changed' : 'gone';
+}
+
+/** Set every `parent` of a volume's living snapshots to what their positions say; deleted ones no longer count (B-09). */
+async function repairParents(context: HlfsContext, volume: VolumeId): Promise<void> {
+  const { value: head } = await requireHead(context, volume);
+  const lines = await linesOf(context, head);
+  for (const { snapshots } of lines)
+    for (const { log, name, id } of snapshots) {
+      const present = await readSnapshot(context, log, name);
+      if (present?.value.id !== id || present.value.state !== 'live') continue;
+      const parent = parentOf(lines, present.value)?.id ?? null;
+      // Losing is harmless: the tree follows from positions.
+      if (present.value.parent !== parent)
+        await replaceSnapshot(context, present.value, present.version, {
+          ...present.value,
+          parent,
+        });
+    }
+}
+
+/** Finish or revert deletions that a process left behind. */
+export async function settleDeletions(context: HlfsContext, head: HeadDocument): Promise<void> {
+  for (const log of head.logs)
+    for (const snapshot of await snapshotsIn(context, log)) {
+      if (snapshot.value.state !== 'deleting') continue;
+      const outcome = await finishDeletion(context, snapshot);
+      if (outcome === 'gone' || outcome === 'changed') continue;
+      await repairParents(context, head.volume);
+    }
+}
+
+/** Take the snapshots of a deleted volume away, so that no fork can start from them any more. */
+export async function dropSnapshots(context: HlfsContext, log: LogId): Promise<void> {
+  for (let attempt = 0; attempt < limits.documentTries; attempt += 1) {
+    const present = await snapshotsIn(context, log);
+    if (present.length === 0) return;
+    for (const { version, value } of present)
+      await context.documents.delete(context.scope, snapshotKey(log, value.name), version);
+  }
+  throw changedTooOften('log', log);
+}
