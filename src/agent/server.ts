@@ -12,6 +12,7 @@ import { namedSchemas } from '../api/schema/index.ts';
 import { DvceError, type Logger, limits, toDvceError } from '../base/index.ts';
 import type { Agent } from './agent.ts';
 import { emitChanges } from './change-events.ts';
+import { planDryRuns } from './dry-run.ts';
 import { eventRoutes } from './routes/events.ts';
 import { imageRoutes } from './routes/images.ts';
 import { operationRoutes } from './routes/operations.ts';
@@ -77,6 +78,7 @@ export async function buildServer(agent: Agent, logger: Logger, release: string)
     },
   });
   emitChanges(server, agent.events);
+  planDryRuns(server, agent);
   volumeRoutes(server, agent);
   snapshotRoutes(server, agent);
   imageRoutes(server, agent);

@@ -7,7 +7,7 @@
  */
 import * as http from 'node:http';
 import type { Duplex } from 'node:stream';
-import { type Clock, systemTimers, type Timers } from '../base/clock.ts';
+import { type Clock, systemClock, systemTimers, type Timers } from '../base/clock.ts';
 import { DvceError, systemCode } from '../base/errors.ts';
 import { limits } from '../base/limits.ts';
 import { fromProblem, isProblem } from './problem.ts';
@@ -30,19 +30,36 @@ export interface Answer {
 }
 
 export interface Transport {
-  /** Called with every request and its answer's status, for `--debug`. */
+  /** Called with every request and its answer's status, for `--debug`; no content and no secret is in it. */
   readonly trace?: (line: string) => void;
+  /** Ask what each change would do (`dryRun=true`); the answer to the first one is thrown as `Planned`. */
+  readonly dryRun?: boolean;
   readonly timers?: Timers;
   readonly clock?: Clock;
+}
+
+/** Thrown in place of an answer while nothing may be changed: what the agent would have done. No failure. */
+export class Planned extends Error {
+  override readonly name = 'Planned';
+  readonly plan: unknown;
+
+  constructor(plan: unknown) {
+    super('nothing was changed');
+    this.plan = plan;
+  }
 }
 
 export class HttpClient {
   readonly socketPath: string;
   readonly #trace: (line: string) => void;
   readonly #timers: Timers;
+  readonly #clock: Clock;
+  readonly #dryRun: boolean;
 
   constructor(socketPath: string, transport: Transport = {}) {
     this.socketPath = socketPath;
+    this.#clock = transport.clock ?? systemClock;
+    this.#dryRun = transport.dryRun ?? false;
     this.#trace = transport.trace ?? (() => {});
     this.#timers = transport.timers ?? systemTimers;
   }
@@ -50,7 +67,9 @@ export class HttpClient {
   /** Send one request; an error status is thrown. */
   async request(method: Method, path: string, options: RequestOptions = {}): Promise<Answer> {
     checkLength(this.socketPath);
-    const url = withQuery(path, options.query);
+    const plans = this.#dryRun && method !== 'GET';
+    const url = withQuery(path, plans ? { ...options.query, dryRun: true } : options.query);
+    const startedMs = this.#clock.monotonicMs();
     const timeoutMs = options.timeoutMs ?? limits.apiRequestMs;
     const deadline = new AbortController();
     const timer = this.#timers.after(timeoutMs, () =>
@@ -63,12 +82,16 @@ export class HttpClient {
     );
     try {
       const answer = await this.#exchange(method, url, options.body, signal);
-      this.#trace(`${method} ${url} -> ${answer.status}`);
+      const tookMs = Math.round(this.#clock.monotonicMs() - startedMs);
+      this.#trace(`${method} ${withoutSecrets(url)} -> ${answer.status} in ${tookMs} ms`);
       if (answer.status >= 400) throw errorOf(answer, method, path);
+      if (plans) throw new Planned(answer.body);
       return answer;
     } catch (error) {
       if (signal.aborted) throw signal.reason;
-      throw this.#explain(error);
+      const known = this.#explain(error);
+      if (known !== error) this.#trace(`${method} ${withoutSecrets(url)} -> no answer`);
+      throw known;
     } finally {
       timer.cancel();
     }
@@ -139,6 +162,10 @@ function checkLength(path: string): void {
   if (length > socketPathBytesMax)
     throw new DvceError('PATH_TOO_LONG', { where: path, length, max: socketPathBytesMax });
 }
+
+/** No route takes a secret in its URL; whoever sends one all the same shall not find it in a log. */
+const withoutSecrets = (url: string): string =>
+  url.replace(/([?&][^=&]*(?:pass|secret|token|key|credential)[^=&]*=)[^&]*/gi, '$1***');
 
 function withQuery(path: string, query: Query = {}): string {
   const pairs = Object.entries(query).flatMap(([name, value]): [string, string][] =>

@@ -8,7 +8,7 @@
  * Invariants: a failed call throws a `DvceError` of the table and nothing else (an aborted one: the signal's reason); every
  * call ends by its deadline.
  */
-export { type Answer, HttpClient, type Method } from './client.ts';
+export { type Answer, HttpClient, type Method, Planned } from './client.ts';
 export { fromProblem, problemType, toProblem } from './problem.ts';
 export { ApiClient, consoleProtocol, segment, urls, type WaitOptions } from './routes.ts';
 export type * from './types.ts';

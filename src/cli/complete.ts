@@ -3,17 +3,16 @@
  * never prints an error: a shell that completes must stay quiet.
  */
 import type { ApiClient } from '../api/index.ts';
-import type { Context } from './context.ts';
+import type { MakeContext } from './context.ts';
+import { optionsOf } from './generic.ts';
 import type { ArgumentSpec, CommandSpec, NameKind, OptionSpec } from './spec.ts';
 import { globalOptions, nouns, singles } from './tree/index.ts';
-
-type MakeContext = (globals: Record<string, unknown>) => Context;
 
 export async function complete(words: readonly string[], makeContext: MakeContext): Promise<void> {
   const current = words.at(-1) ?? '';
   const before = words.slice(0, -1);
   const dataDir = valueAfter(before, '--data-dir');
-  const context = makeContext(dataDir === undefined ? {} : { dataDir });
+  const context = await makeContext(dataDir === undefined ? {} : { dataDir });
   const found = await candidates(before, current, () => context.api);
   for (const word of found) if (word.startsWith(current)) context.output.line(word);
 }
@@ -30,7 +29,7 @@ export async function candidates(
   api: () => ApiClient,
 ): Promise<readonly string[]> {
   const options = (command: CommandSpec | undefined): readonly OptionSpec[] => [
-    ...(command?.options ?? []),
+    ...(command === undefined ? [] : optionsOf(command)),
     ...globalOptions,
   ];
   const plain = positional(before, options(commandOf(before)));

@@ -1,7 +1,10 @@
 /** Nothing is destroyed by a slip: the name is typed again, or `--yes` is given. */
 import { DvceError, systemCode } from '../base/errors.ts';
 import type { Context } from './context.ts';
+import type { Step } from './plan.ts';
 import type { Given } from './spec.ts';
+
+export type { Step } from './plan.ts';
 
 /** Ask for `name` on the terminal unless `--yes` was given; anything else refuses. */
 export async function confirm(
@@ -10,7 +13,8 @@ export async function confirm(
   what: string,
   name: string,
 ): Promise<void> {
-  if (given.flag('yes')) return;
+  // What changes nothing needs no confirmation.
+  if (given.flag('yes') || context.dryRun) return;
   if (context.input.isTTY !== true)
     throw new DvceError('NOT_ALLOWED', {
       what,
@@ -35,13 +39,6 @@ export async function confirm(
   });
 }
 
-/** One step of a plan that `--dry-run` prints. */
-export interface Step {
-  readonly action: string;
-  readonly object: string;
-  readonly note: string;
-}
-
 /** Print what would happen; true when this was all that was asked for. */
 export async function dryRun(
   context: Context,
@@ -49,12 +46,8 @@ export async function dryRun(
   plan: () => Promise<readonly Step[]>,
 ): Promise<boolean> {
   if (!given.flag('dryRun')) return false;
-  await context.output.list(await plan(), ({ object }) => object, [
-    { title: 'action', value: ({ action }) => action },
-    { title: 'object', value: ({ object }) => object },
-    { title: 'note', value: ({ note }) => note },
-  ]);
-  context.output.note('Nothing was changed.');
+  const { printPlan } = await import('./plan.ts');
+  await printPlan(context.output, await plan());
   return true;
 }
 

@@ -8,6 +8,8 @@ export interface Context {
   /** Made at first use: some commands need no agent. */
   readonly api: ApiClient;
   readonly output: Output;
+  /** Nothing may be changed: the API client asks the agent what it would do (plan.ts prints it). */
+  readonly dryRun: boolean;
   readonly input: NodeJS.ReadStream;
   readonly environment: NodeJS.ProcessEnv;
   /** Root of the installed program, to start its other processes. */
@@ -15,3 +17,9 @@ export interface Context {
   /** Exit code of a command that worked and still has bad news. */
   setExitCode(code: number): void;
 }
+
+/** Makes the context out of the global options. */
+export type MakeContext = (
+  globals: Readonly<Record<string, unknown>>,
+  dryRun?: boolean,
+) => Promise<Context>;

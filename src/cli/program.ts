@@ -1,10 +1,17 @@
 /** Build the commander program out of the command tree. Only descriptions are touched here; code loads when it runs. */
 import { Argument, Command, type CommanderError, Option } from 'commander';
-import { type ArgumentSpec, type CommandSpec, Given, type OptionSpec, type Run } from './spec.ts';
+import { optionsOf } from './generic.ts';
+import { type ArgumentSpec, type CommandSpec, Given, type OptionSpec } from './spec.ts';
 import { globalOptions, nouns, rootExamples, singles } from './tree/index.ts';
 import { parserOf } from './values.ts';
 
-export type Execute = (run: Run, given: Given, globals: Record<string, unknown>) => Promise<void>;
+/** What was given to a command, its own options and the global ones. */
+export interface Invocation {
+  readonly spec: CommandSpec;
+  readonly given: Given;
+  readonly globals: Readonly<Record<string, unknown>>;
+}
+export type Execute = (invocation: Invocation) => Promise<void>;
 
 /** `Examples:` and the lines, shown before everything else of a help text. */
 const examplesText = (examples: readonly string[]): string =>
@@ -34,11 +41,11 @@ function addCommand(parent: Command, spec: CommandSpec, execute: Execute): void 
     .configureHelp({ showGlobalOptions: true });
   if (spec.passThrough === true) command.allowUnknownOption();
   for (const one of spec.arguments ?? []) command.addArgument(argument(one));
-  for (const one of spec.options ?? []) command.addOption(option(one));
+  for (const one of optionsOf(spec)) command.addOption(option(one));
   const names = (spec.arguments ?? []).map(({ name }) => plainName(name));
   command.action(async () => {
     const given = new Given(names, command.processedArgs, command.opts());
-    await execute(await spec.run(), given, command.optsWithGlobals());
+    await execute({ spec, given, globals: command.optsWithGlobals() });
   });
 }
 

@@ -7,11 +7,12 @@ import { homedir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { CommanderError } from 'commander';
-import { ApiClient } from '../api/index.ts';
+import { ApiClient, Planned } from '../api/index.ts';
 import { type DvceError, exitCodes, systemCode, toDvceError } from '../base/errors.ts';
-import type { Context } from './context.ts';
-import { describeError, Output, usageError } from './output.ts';
-import { buildProgram, type Execute } from './program.ts';
+import type { MakeContext } from './context.ts';
+import { nearest } from './nearest.ts';
+import { describeError, formats, Output, usageError } from './output.ts';
+import { buildProgram, type Invocation } from './program.ts';
 
 const programRoot = fileURLToPath(new URL('../..', import.meta.url));
 
@@ -27,14 +28,37 @@ function defaultDataDirectory(environment: NodeJS.ProcessEnv): string {
   );
 }
 
+type Globals = Readonly<Record<string, unknown>>;
+
+const texts = (value: unknown): readonly string[] => (Array.isArray(value) ? value : []);
+
+/** How to write; what a format needs is loaded here, before the command runs. */
+async function outputOf(globals: Globals): Promise<Output> {
+  const format = formats.find((one) => one === globals['output']) ?? 'table';
+  const columns = texts(globals['columns']);
+  if (columns.length > 0 && ['json', 'yaml', 'name'].includes(format))
+    throw usageError(
+      `--columns with -o ${format}`,
+      'only tables and CSV have columns',
+      'Use -o table, wide or csv.',
+    );
+  return new Output(process.stdout, process.stderr, {
+    format,
+    headers: globals['headers'] !== false,
+    quiet: globals['quiet'] === true,
+    verbose: globals['verbose'] === true,
+    color: globals['color'] !== false,
+    columns,
+    sort: texts(globals['sort']),
+    filter: texts(globals['filter']),
+    ...(format === 'yaml' ? { toYaml: (await import('yaml')).stringify } : {}),
+  });
+}
+
 const contextMaker =
-  (environment: NodeJS.ProcessEnv) =>
-  (globals: Record<string, unknown>): Context => {
-    const output = new Output(process.stdout, process.stderr, {
-      format: globals['output'] === 'json' ? 'json' : 'table',
-      headers: globals['headers'] !== false,
-      quiet: globals['quiet'] === true,
-    });
+  (environment: NodeJS.ProcessEnv): MakeContext =>
+  async (globals, dryRun = false) => {
+    const output = await outputOf(globals);
     const given = globals['dataDir'];
     const dataDirectory = resolve(
       typeof given === 'string' ? given : defaultDataDirectory(environment),
@@ -45,13 +69,14 @@ const contextMaker =
       dataDirectory,
       socketPath,
       get api() {
-        api ??= new ApiClient(
-          socketPath,
-          globals['debug'] === true ? { trace: (line) => output.error(`debug: ${line}`) } : {},
-        );
+        api ??= new ApiClient(socketPath, {
+          dryRun,
+          ...(globals['debug'] === true ? { trace: (line) => output.error(`debug: ${line}`) } : {}),
+        });
         return api;
       },
       output,
+      dryRun,
       input: process.stdin,
       environment,
       programRoot,
@@ -61,16 +86,33 @@ const contextMaker =
     };
   };
 
+/** Run a command; with `--dry-run` the first change that it asks for ends it with the agent's plan. */
+async function execute(make: MakeContext, { spec, given, globals }: Invocation): Promise<void> {
+  const context = await make(globals, given.flag('dryRun'));
+  const run = await spec.run();
+  try {
+    await run(context, given);
+  } catch (error) {
+    if (!(error instanceof Planned)) throw error;
+    const { printAnswer } = await import('./plan.ts');
+    await printAnswer(context.output, error.plan);
+  }
+}
+
 /** What commander found wrong, as an error of the table with the nearest word and the help to look at. */
 function parseError(error: CommanderError, words: readonly string[]): DvceError {
   const [reason = '', ...rest] = error.message.replace(/^error: /, '').split('\n');
-  const nearest = /\(Did you mean (.*)\?\)/.exec(rest.join(' '))?.[1];
+  const choice = /argument '(.*)' is invalid\. Allowed choices are (.*)\.$/.exec(reason);
+  const meant =
+    choice === null
+      ? /\(Did you mean (.*)\?\)/.exec(rest.join(' '))?.[1]
+      : nearest(choice[1] ?? '', (choice[2] ?? '').split(', '));
   const command = words.filter((word) => !word.startsWith('-')).slice(0, 2);
   const help = `See: dvce ${[...command.slice(0, depthOf(command)), '--help'].join(' ')}`;
   return usageError(
     'the command',
     reason,
-    nearest === undefined ? help : `Did you mean ${nearest}? ${help}`,
+    meant === undefined ? help : `Did you mean ${meant}? ${help}`,
     error,
   );
 }
@@ -98,7 +140,8 @@ function report(error: unknown, words: readonly string[]): number {
     return report(parseError(error, words), words);
   }
   const known = toDvceError(error);
-  process.stderr.write(`${describeError(known)}\n`);
+  const color = process.stderr.isTTY && !words.includes('--no-color') ? process.stderr : undefined;
+  process.stderr.write(`${describeError(known, color)}\n`);
   if (known.code === 'INTERNAL' && error instanceof Error) process.stderr.write(`${error.stack}\n`);
   return known.exitCode;
 }
@@ -108,7 +151,10 @@ export async function runCli(
   environment: NodeJS.ProcessEnv,
 ): Promise<void> {
   const makeContext = contextMaker(environment);
-  const execute: Execute = async (run, given, globals) => run(makeContext(globals), given);
+  // Whoever waits for something has a listener of its own, which knows what the interrupt means there.
+  process.on('SIGINT', () => {
+    if (process.listenerCount('SIGINT') === 1) process.exit(exitCodes.interrupted);
+  });
   // A reader that went away (`dvce volume list | head -1`) is no failure.
   process.stdout.on('error', (error) => {
     if (systemCode(error) === 'EPIPE') process.exit(exitCodes.ok);
@@ -124,7 +170,7 @@ export async function runCli(
     await complete(words.slice(1), makeContext);
     return;
   }
-  const program = buildProgram(execute, {
+  const program = buildProgram((invocation) => execute(makeContext, invocation), {
     out: (text) => process.stdout.write(text),
     error: (text) => process.stderr.write(text),
   });

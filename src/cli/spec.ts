@@ -5,11 +5,19 @@
  */
 import type { Context } from './context.ts';
 
-/** How the text of an option becomes a value; `size` gives bytes, `duration` milliseconds. */
-export type ValueKind = 'text' | 'size' | 'duration' | 'count' | 'labels' | 'texts';
+/** How the text of an option becomes a value; `size` gives bytes, `duration` milliseconds, `words` splits at commas. */
+export type ValueKind = 'text' | 'size' | 'duration' | 'count' | 'labels' | 'texts' | 'words';
 
-/** What the agent is asked for when the shell completes a word. */
-export type NameKind = 'volume' | 'snapshot' | 'source' | 'image' | 'vm' | 'operation' | 'file';
+/** What the agent is asked for when the shell completes a word; a URL path of the API lists anything else by its names. */
+export type NameKind =
+  | 'volume'
+  | 'snapshot'
+  | 'source'
+  | 'image'
+  | 'vm'
+  | 'operation'
+  | 'file'
+  | `/v1/${string}`;
 
 export interface OptionSpec {
   /** As commander writes it: `--size <size>`, `-y, --yes`. */
@@ -31,9 +39,17 @@ export interface ArgumentSpec {
 
 export type Run = (context: Context, given: Given) => Promise<void>;
 
+/**
+ * What a command does, which decides the options that it gets without naming them (generic.ts): `read` looks, `mutation`
+ * changes something, `operation` changes something and takes its time, `local` has nothing to do with the objects of a host.
+ */
+export type CommandKind = 'read' | 'mutation' | 'operation' | 'local';
+
 export interface CommandSpec {
   readonly name: string;
   readonly summary: string;
+  /** When not given: `operation` with an option --no-wait, `read` by the usual words (list, show, ...), else `mutation`. */
+  readonly kind?: CommandKind;
   /** More than the summary, one sentence or two. */
   readonly details?: string;
   readonly arguments?: readonly ArgumentSpec[];

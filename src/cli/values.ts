@@ -39,6 +39,12 @@ export function parserOf(kind: ValueKind): (text: string, previous: unknown) => 
       return (text) => parseCount(text);
     case 'labels':
       return parseLabel;
+    case 'words':
+      return (text) =>
+        text
+          .split(',')
+          .map((word) => word.trim())
+          .filter((word) => word !== '');
     case 'texts':
       return (text, previous) => [...(Array.isArray(previous) ? previous : []), text];
     default:

@@ -77,7 +77,7 @@ t.test('every command can be loaded', async (t) => {
 /** What a command would be given. */
 async function parse(line: string): Promise<Given> {
   let found: Given | undefined;
-  const execute: Execute = async (_, given) => {
+  const execute: Execute = async ({ given }) => {
     found = given;
   };
   const program = buildProgram(execute, { out: () => {}, error: () => {} });

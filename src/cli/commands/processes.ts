@@ -8,6 +8,7 @@ import { DvceError, exitCodes } from '../../base/errors.ts';
 import { limits } from '../../base/limits.ts';
 import { formatDuration } from '../../base/units.ts';
 import type { Context } from '../context.ts';
+import { printPlan } from '../plan.ts';
 import { become, type Started, startAgent, stopRemains } from '../processes.ts';
 import type { Run } from '../spec.ts';
 
@@ -36,6 +37,10 @@ export const up: Run = async (context, given) => {
     output.note('The agent runs already.');
     return say(context, running);
   }
+  if (context.dryRun)
+    return printPlan(output, [
+      { action: 'start', object: 'agent', note: `on ${context.dataDirectory}` },
+    ]);
   const started = startAgent(context, given.rest());
   const timeoutMs = given.number('timeout') ?? limits.agentStartMs;
   const end = systemClock.monotonicMs() + timeoutMs;
@@ -95,6 +100,8 @@ export const down: Run = async (context, given) => {
 async function stopWithoutAgent(context: Context, request: Shutdown): Promise<void> {
   const { output, dataDirectory } = context;
   if (!existsSync(join(dataDirectory, 'launcher.lock'))) return output.note('No agent runs.');
+  if (context.dryRun)
+    return printPlan(output, [{ action: 'stop', object: 'blockd', note: 'no agent runs' }]);
   const code = await stopRemains(context, request);
   context.setExitCode(code);
   if (code === exitCodes.ok) output.note('No agent runs; blockd has stopped.');

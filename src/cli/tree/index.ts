@@ -1,5 +1,6 @@
 /** The whole command tree. */
-import type { CommandSpec, NounSpec } from '../spec.ts';
+import { formats } from '../output.ts';
+import type { CommandSpec, NounSpec, OptionSpec } from '../spec.ts';
 import { image } from './image.ts';
 import { snapshot } from './snapshot.ts';
 import { op, single } from './system.ts';
@@ -10,7 +11,7 @@ export const nouns: readonly NounSpec[] = [volume, snapshot, image, vm, op];
 export const singles: readonly CommandSpec[] = single;
 
 /** Options that every command takes. */
-export const globalOptions = [
+export const globalOptions: readonly OptionSpec[] = [
   {
     flags: '--data-dir <dir>',
     text: 'directory of the agent (DVCE_DATA_DIR; /var/lib/dvce for root)',
@@ -18,13 +19,33 @@ export const globalOptions = [
   },
   {
     flags: '-o, --output <format>',
-    text: 'table, or json: the objects of the API',
-    choices: ['table', 'json'],
+    text: 'table; wide: with more columns; json and yaml: the objects of the API; csv: raw values; name: names alone',
+    choices: formats,
   },
-  { flags: '--no-headers', text: 'tables without their header' },
+  {
+    flags: '--columns <names>',
+    text: 'columns of a table or CSV: titles, or fields of the API objects, with commas',
+    kind: 'words',
+  },
+  { flags: '--no-headers', text: 'tables and CSV without their header' },
+  {
+    flags: '--sort <keys>',
+    text: 'sort a list by columns or fields, with commas; -KEY: largest first',
+    kind: 'words',
+  },
+  {
+    flags: '--filter <test>',
+    text: 'only rows with KEY=VALUE (also != < <= > >= and ~ for a regular expression); may be repeated',
+    kind: 'texts',
+  },
+  { flags: '--no-color', text: 'no colours (they go to terminals only; see also NO_COLOR)' },
   { flags: '-q, --quiet', text: 'no notes, no progress; names only where a list is printed' },
-  { flags: '--debug', text: 'print the requests to the API' },
-] as const;
+  { flags: '-v, --verbose', text: 'more notes: ids of operations, how long they took' },
+  {
+    flags: '--debug',
+    text: 'print the requests to the API on standard error, without their content',
+  },
+];
 
 export const rootExamples: readonly string[] = [
   'dvce up',

@@ -32,6 +32,7 @@ export const op: NounSpec = {
     },
     {
       name: 'wait',
+      kind: 'read',
       summary: 'wait until an operation has ended; its exit code is the result',
       arguments: [id],
       options: [option.timeout],
@@ -57,6 +58,7 @@ export const op: NounSpec = {
 export const single: readonly CommandSpec[] = [
   {
     name: 'up',
+    kind: 'mutation',
     summary: 'start the agent in the background and wait until it answers',
     details: 'What follows -- is handed to blockd when it has to be started (see: dvce blockd).',
     arguments: [blockdOptions],
@@ -79,6 +81,7 @@ export const single: readonly CommandSpec[] = [
   },
   {
     name: 'status',
+    kind: 'read',
     summary: 'show whether this host is well, and why not',
     details: 'Ends with exit code 2 when it is not.',
     examples: ['dvce status', 'dvce status -o json'],
@@ -86,6 +89,7 @@ export const single: readonly CommandSpec[] = [
   },
   {
     name: 'doctor',
+    kind: 'read',
     summary: 'check what this host needs to run VMs; works without an agent',
     details: 'Ends with exit code 2 when a check failed.',
     examples: ['dvce doctor', 'dvce doctor -o json'],
@@ -93,6 +97,7 @@ export const single: readonly CommandSpec[] = [
   },
   {
     name: 'console',
+    kind: 'read',
     summary: 'connect to the serial console of a VM; leave with Ctrl-]',
     arguments: [{ name: '<name>', text: 'name of the VM', names: 'vm' }],
     examples: ['dvce console web1', 'echo | dvce console web1'],
@@ -100,6 +105,7 @@ export const single: readonly CommandSpec[] = [
   },
   {
     name: 'agent',
+    kind: 'local',
     summary: 'run the agent in the foreground',
     details: 'What follows -- is handed to blockd when it has to be started (see: dvce blockd).',
     arguments: [blockdOptions],
@@ -108,6 +114,7 @@ export const single: readonly CommandSpec[] = [
   },
   {
     name: 'blockd',
+    kind: 'local',
     summary: 'run blockd in the foreground (the agent does this by itself)',
     details:
       'Its own options: --store DIR, --nbd-tcp HOST:PORT with --nbd-tls-dir DIR or --nbd-insecure, --journal-bytes SIZE, --workers COUNT, --export-idle TIME, --log-level LEVEL, --foreground, --supervise.',
@@ -118,6 +125,7 @@ export const single: readonly CommandSpec[] = [
   },
   {
     name: 'api',
+    kind: 'local',
     summary: 'send a request to the API and print the answer',
     arguments: [
       { name: '<method>', text: 'HTTP method', choices: ['GET', 'POST', 'PATCH', 'DELETE'] },
@@ -133,6 +141,7 @@ export const single: readonly CommandSpec[] = [
   },
   {
     name: 'completion',
+    kind: 'local',
     summary: 'print the completion script of a shell',
     arguments: [{ name: '<shell>', text: 'shell', choices: ['bash', 'zsh', 'fish'] }],
     examples: ['dvce completion bash > dvce.bash', 'dvce completion zsh > _dvce'],
@@ -140,6 +149,7 @@ export const single: readonly CommandSpec[] = [
   },
   {
     name: 'version',
+    kind: 'read',
     summary: 'print the versions of this program and of the agent',
     examples: ['dvce version', 'dvce version -o json'],
     run: async () => (await system()).version,
