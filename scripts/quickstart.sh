@@ -44,7 +44,9 @@ begun=$EPOCHREALTIME
 
 # Waiting for a background job, unlike running a command, is interrupted by a signal.
 dvce() { "$root/bin/dvce" --quiet "$@" >/dev/null & wait $!; }
-guest() { "$root/node_modules/.bin/node" "$root/scripts/guest-shell.ts" --timeout "$1" "$vm" "$2"; }
+case $(uname -m) in aarch64) arch=arm64 ;; *) arch=x64 ;; esac
+node=$root/node_modules/node-linux-$arch/bin/node     # npm 9 makes no link to it in .bin
+guest() { "$node" "$root/scripts/guest-shell.ts" --timeout "$1" "$vm" "$2"; }
 since() { awk -v from="$1" -v to="$EPOCHREALTIME" 'BEGIN { printf "%.2f", to - from }'; }
 fail() { failure=$*; return 1; }
 quoted() { printf '%s' "$1" | tr '\n\t' '  ' | sed 's/[\\"]/\\&/g'; }
@@ -127,9 +129,8 @@ TEXT
 }
 
 prepare() {
-  if [ ! -x "$root/node_modules/.bin/node" ]; then
-    command -v npm >/dev/null || { fail "npm was not found; install Node 20 or newer with npm"; return 1; }
-    (cd "$root" && npm ci --no-audit --no-fund --loglevel=error) || { fail "npm ci failed"; return 1; }
+  if [ ! -x "$node" ]; then
+    "$root/scripts/install.sh" || { fail 'the npm packages could not be installed'; return 1; }
   fi
   local missing=()
   command -v qemu-system-x86_64 >/dev/null || missing+=(qemu-system-x86)

@@ -3,8 +3,9 @@
 #
 #   scripts/test.sh [--all] [--only SUITE] [--list] [--no-install] [test files]
 #
-# It works on a bare machine with Node 20 and npm: the Node that runs dvce comes with `npm ci`. As root on Debian or Ubuntu
-# it installs the tools that the system tests need; elsewhere those tests are skipped by name and counted.
+# It works on a bare machine. The Node that runs dvce comes with `npm ci`, so any npm will do. As root on Debian or Ubuntu it
+# installs npm and the tools that the system tests need; elsewhere npm has to be there, and the tests whose tools are missing
+# are skipped by name and counted.
 # The last line is `N passed, N failed[, N skipped]`; the exit status is 0 only when something passed and nothing failed.
 set -u
 cd -- "$(dirname -- "$0")/.." || exit 70
@@ -20,6 +21,8 @@ done
 
 # A tool and the Debian package that has it. Libraries and files of packages are looked for by their path.
 needed='
+npm npm
+git git
 qemu-system-x86_64 qemu-system-x86
 qemu-img qemu-utils
 nbdinfo libnbd-bin
@@ -59,17 +62,10 @@ if [ -n "$missing" ]; then
   echo "not installed: $missing(tests that need them are skipped by name)"
 fi
 
-# npm writes node_modules/.package-lock.json last, so an older one means another lock or an installation cut short.
-if [ "$install" = yes ] && [ ! node_modules/.package-lock.json -nt package-lock.json ]; then
-  if ! command -v npm >/dev/null 2>&1; then
-    echo "npm was not found; install Node 20 or newer with npm" >&2
-    exit 69
-  fi
-  echo "npm ci"
-  npm ci --no-audit --no-fund --loglevel=error || exit 1
-  touch node_modules/.package-lock.json
-fi
+if [ "$install" = yes ]; then scripts/install.sh || exit; fi
 
-PATH=$PWD/node_modules/.bin:$PATH
+# The Node of package node-linux-*, by its own path: npm 9 makes no link to it in .bin.
+case $(uname -m) in x86_64) arch=x64 ;; aarch64) arch=arm64 ;; *) arch=unknown ;; esac
+PATH=$PWD/node_modules/node-linux-$arch/bin:$PWD/node_modules/.bin:$PATH
 export PATH
 exec node --disable-warning=ExperimentalWarning scripts/test.ts "$@"

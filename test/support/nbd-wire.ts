@@ -45,7 +45,7 @@ export class WireClient {
   }
 
   static async open(address: { path: string } | { port: number }): Promise<WireClient> {
-    const socket = connect(address);
+    const socket = connect({ host: '127.0.0.1', ...address });
     const client = new WireClient(socket);
     await new Promise((resolve, reject) => {
       socket.once('connect', resolve);
