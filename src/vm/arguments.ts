@@ -19,6 +19,9 @@ export interface GuestPaths {
   readonly control: string;
   readonly console: string;
   readonly agent: string;
+  /** Seed disk and password of the display, both secret; only when the VM has them. */
+  readonly seed: string;
+  readonly vncPassword: string;
   /** Kept when the guest ends. */
   readonly log: string;
   readonly consoleLog: string;
@@ -33,6 +36,8 @@ export function guestPaths(runDirectory: string, logDirectory: string, vmId: str
     control: `${run}/qmp.sock`,
     console: `${run}/console.sock`,
     agent: `${run}/agent.sock`,
+    seed: `${run}/seed.iso`,
+    vncPassword: `${run}/vnc-password`,
     log,
     consoleLog: `${log}/console.log`,
     hypervisorLog: `${log}/qemu.log`,
@@ -79,6 +84,7 @@ export function buildArguments(
     ...['-m', `size=${vm.memoryBytes / MiB}M`],
     ...['-rtc', 'base=utc'],
     ...['-display', 'none'],
+    ...displayArguments(vm, paths),
     ...['-msg', 'timestamp=on'],
     // Only disks with a boot order are tried.
     ...['-boot', 'menu=off,strict=on'],
@@ -88,8 +94,10 @@ export function buildArguments(
     // Takes memory back from the guest while it runs, down to what the VM is set to.
     ...['-device', json({ driver: 'virtio-balloon-pci', id: 'balloon0' })],
     ...portArguments(vm),
-    ...vm.disks.flatMap((disk, index) => diskArguments(disk, busOf(vm, index))),
+    ...shareArguments(vm),
+    ...vm.disks.flatMap((disk, index) => diskArguments(vm, disk, busOf(vm, index))),
     ...vm.nics.flatMap((nic, index) => networkArguments(vm, nic, index)),
+    ...seedArguments(vm, paths),
   ];
 }
 
@@ -149,9 +157,9 @@ const busOf = (vm: VmDefinition, port: number): string | null =>
 export const diskNode = (disk: Pick<VmDisk, 'name'>): string => disk.name;
 export const diskDeviceId = (disk: Pick<VmDisk, 'name'>): string => `device-${disk.name}`;
 
-const diskArguments = (disk: VmDisk, bus: string | null): string[] => [
+const diskArguments = (vm: VmDefinition, disk: VmDisk, bus: string | null): string[] => [
   '-blockdev',
-  json(diskBlock(disk)),
+  json(diskBlock(disk, isThrottled(vm))),
   '-device',
   json(diskDevice(disk, bus)),
 ];
@@ -161,9 +169,56 @@ const diskArguments = (disk: VmDisk, bus: string | null): string[] => [
  * or the server reports an error, the guest is stopped instead of being shown the error; the driver continues it when
  * the disk answers again.
  */
-export const diskBlock = (disk: VmDisk): object => ({
+export function diskBlock(disk: VmDisk, throttled: boolean): object {
+  const node = { 'node-name': diskNode(disk) };
+  if (!throttled) return { ...node, ...nbdBlock(disk) };
+  // The limit stands above the disk, so that a lost server is awaited below it.
+  const file = { 'node-name': `${diskNode(disk)}-nbd`, ...nbdBlock(disk) };
+  return { ...node, driver: 'throttle', 'throttle-group': throttleGroup, file };
+}
+
+const throttleGroup = 'share0';
+
+export const isThrottled = ({ resources }: VmDefinition): boolean =>
+  resources?.ioMaxBytesPerSecond !== undefined || resources?.ioMaxRequestsPerSecond !== undefined;
+
+/** One group for all disks: the limit is that of the VM. */
+function shareArguments(vm: VmDefinition): string[] {
+  if (!isThrottled(vm)) return [];
+  const { ioMaxBytesPerSecond = 0, ioMaxRequestsPerSecond = 0 } = vm.resources ?? {};
+  const limits = { 'bps-total': ioMaxBytesPerSecond, 'iops-total': ioMaxRequestsPerSecond };
+  return ['-object', json({ 'qom-type': 'throttle-group', id: throttleGroup, limits })];
+}
+
+/** Behind the disks, so that their names in the guest do not depend on it; there is nothing to boot from it. */
+function seedArguments(vm: VmDefinition, paths: GuestPaths): string[] {
+  if (vm.seed === undefined) return [];
+  const file = { driver: 'file', filename: paths.seed, 'read-only': true };
+  return [
+    ...['-blockdev', json({ driver: 'raw', 'node-name': 'seed', 'read-only': true, file })],
+    ...['-device', json({ driver: 'virtio-blk-pci', id: 'device-seed', drive: 'seed' })],
+  ];
+}
+
+/**
+ * The password comes from a file, so it is on no command line. The port is the first free one; the hypervisor says which
+ * (query-vnc).
+ */
+function displayArguments(vm: VmDefinition, paths: GuestPaths): string[] {
+  if (vm.vnc !== true) return [];
+  const secret = { 'qom-type': 'secret', id: 'vnc0', file: paths.vncPassword };
+  return [
+    ...['-object', json(secret)],
+    ...['-vnc', `127.0.0.1:0,to=${vncDisplaysMax},password-secret=vnc0`],
+    ...['-device', json({ driver: 'VGA', id: 'display0' })],
+  ];
+}
+
+/** Ports 5900 to 6899. */
+const vncDisplaysMax = 999;
+
+const nbdBlock = (disk: VmDisk): object => ({
   driver: 'nbd',
-  'node-name': diskNode(disk),
   server: { type: 'unix', path: disk.socketPath },
   export: disk.exportName,
   'reconnect-delay': limits.vmDiskReconnectMs / 1000,
@@ -187,9 +242,11 @@ export const diskDevice = (disk: VmDisk, bus: string | null): object => ({
   ...(disk.bootOrder === null ? {} : { bootindex: disk.bootOrder }),
 });
 
+export const cardBackendId = (nic: Pick<VmNic, 'name'>): string => `net-${nic.name}`;
+
 /** The host's end of a card. */
-export const cardBackend = (vmId: string, nic: VmNic): { readonly id: string } & object => {
-  const id = `net-${nic.name}`;
+export const cardBackend = (vmId: string, nic: VmNic): object => {
+  const id = cardBackendId(nic);
   return nic.kind === 'user'
     ? { type: 'user', id }
     : { type: 'tap', id, ifname: tapName(vmId, nic.name), script: 'no', downscript: 'no' };
@@ -199,7 +256,7 @@ export const cardDevice = (nic: VmNic, bus: string | null): object => ({
   driver: 'virtio-net-pci',
   id: nic.name,
   ...(bus === null ? {} : { bus }),
-  netdev: `net-${nic.name}`,
+  netdev: cardBackendId(nic),
   mac: nic.mac,
   // No boot over the network, so no option ROM.
   romfile: '',

@@ -33,7 +33,7 @@ export async function limitConsoleLog(
   return true;
 }
 
-async function sizeOf(path: string): Promise<number> {
+export async function sizeOf(path: string): Promise<number> {
   try {
     return (await stat(path)).size;
   } catch (error) {
@@ -68,8 +68,9 @@ export class ConsoleSearch {
   #position = 0;
   #rest = '';
 
-  constructor(path: string, pattern: string) {
+  constructor(path: string, pattern: string, position = 0) {
     this.#path = path;
+    this.#position = position;
     this.#matches = compilePattern(pattern);
   }
 

@@ -3,6 +3,7 @@
  * definition, and after a restart of the agent `inspect` finds what runs by looking at the host.
  */
 import type { DvceError } from '../base/index.ts';
+import type { GuestInterface } from './guest-agent.ts';
 
 export interface VmDisk {
   /** Stable name within the VM: `disk0`, `disk1`, ... */
@@ -25,6 +26,24 @@ export interface VmNic {
   readonly bridge?: string;
 }
 
+/** What cloud-init in the guest reads from a small read-only disk with the label `cidata`; may hold secrets. */
+export interface VmSeed {
+  readonly metaData: string;
+  readonly userData: string;
+  readonly networkConfig: string;
+}
+
+/** Its share of the host; what is absent is not limited, and nothing is held for it. */
+export interface VmShare {
+  readonly cpuMinPercent?: number;
+  readonly cpuMaxPercent?: number;
+  readonly cpuWeight?: number;
+  readonly memoryMinBytes?: number;
+  readonly memoryMaxBytes?: number;
+  readonly ioMaxBytesPerSecond?: number;
+  readonly ioMaxRequestsPerSecond?: number;
+}
+
 export interface VmDefinition {
   readonly id: string;
   readonly name: string;
@@ -38,6 +57,10 @@ export interface VmDefinition {
   readonly disks: readonly VmDisk[];
   /** In the order in which the guest finds them. */
   readonly nics: readonly VmNic[];
+  readonly seed?: VmSeed;
+  /** A graphical display by VNC on the loopback address, with a password made at each start. */
+  readonly vnc?: boolean;
+  readonly resources?: VmShare;
   /** Regular expression on the serial console that means the guest is ready, or null. */
   readonly readyPattern: string | null;
 }
@@ -60,6 +83,41 @@ export interface VmObservation {
   readonly detail: string | null;
 }
 
+/** What a running guest has, as its hypervisor says. */
+export interface VmHardware {
+  readonly cpus: number;
+  readonly memoryBytes: number;
+  /** What it was started with; it gets no more before its next start. */
+  readonly memoryBytesMax: number;
+  /** Names of its disks and cards. */
+  readonly disks: readonly string[];
+  readonly cards: readonly string[];
+}
+
+/** What can be done to a guest that runs. */
+export interface RunningGuest {
+  pause(): Promise<void>;
+  resume(): Promise<void>;
+  /** The reset button: the guest is not asked. */
+  reset(): Promise<void>;
+  /** Ask the guest to restart; reset it when it has not by the deadline. @returns whether it had to be reset */
+  reboot(deadlineMs: number, signal: AbortSignal): Promise<{ hard: boolean }>;
+  hardware(): Promise<VmHardware>;
+  /** More processors; @throws VM_STATE when this guest cannot have them before its next start */
+  setCpus(count: number): Promise<void>;
+  setMemory(bytes: number): Promise<void>;
+  /** Plug in; does nothing when it is there already. */
+  attachDisk(disk: VmDisk): Promise<void>;
+  attachCard(card: VmNic): Promise<void>;
+  /** Resolves when the guest has let it go, or it is not there; TIMED_OUT leaves it where it is. */
+  detachDisk(name: string): Promise<void>;
+  detachCard(name: string): Promise<void>;
+  /** Whether the agent in the guest answers. */
+  agentAnswers(deadlineMs: number): Promise<boolean>;
+  /** The guest's cards and addresses, by its agent. */
+  interfaces(deadlineMs: number): Promise<readonly GuestInterface[]>;
+}
+
 export interface Hypervisor {
   readonly name: 'qemu';
   /** Start; resolves when the process runs and its control socket answers. */
@@ -68,6 +126,13 @@ export interface Hypervisor {
   powerDown(vm: VmDefinition): Promise<void>;
   /** End the process hard; resolves when it is gone. */
   kill(vm: VmDefinition): Promise<void>;
+  /** The guest of a VM that runs, to do something to it; @throws VM_STATE when it does not run */
+  guest(vm: VmDefinition): Promise<RunningGuest>;
+  /** Flush and hold all file systems of the guest, by its agent; @throws when there is none. */
+  freeze(vm: VmDefinition, deadlineMs: number): Promise<void>;
+  thaw(vm: VmDefinition, deadlineMs: number): Promise<void>;
+  /** The version of a machine type that it stands for now: `q35` -> `pc-q35-7.2`. */
+  machineVersion(machine: string): Promise<string>;
   inspect(vm: VmDefinition): Promise<VmObservation>;
   /** Find a running guest again after a restart of the agent and watch it; false when it does not run. */
   adopt(vm: VmDefinition): Promise<boolean>;

@@ -7,6 +7,8 @@
  *     which lasts from the power button to the end of the process;
  *   - a guest that an I/O error stopped is continued every `limits.vmContinueMs` until it stays running; there is no last
  *     try, because its disk may come back at any time and giving up would turn a pause into damage;
+ *   - a guest that is being restarted powers off into a pause, and is then reset and continued. That is a setting of its
+ *     hypervisor, so a restart that the end of the agent interrupted is finished by whoever watches next;
  *   - closing the watch leaves the guest alone.
  *
  *            connected            STOP              cont by somebody
@@ -16,12 +18,21 @@
  *                       stopping                                 -> crashed (anything else)
  */
 import type { ChildProcess } from 'node:child_process';
-import { type Clock, DvceError, type Logger, limits, sleep, type Timers } from '../base/index.ts';
+import {
+  type Clock,
+  DvceError,
+  type Logger,
+  limits,
+  type Random,
+  sleep,
+  type Timers,
+} from '../base/index.ts';
 import type { GuestPaths } from './arguments.ts';
 import { limitConsoleLog, tail } from './console-log.ts';
 import type { VmDefinition, VmObservation, VmPhase } from './driver.ts';
-import { ageMs, isAlive, killProcess, type ProcessIdentity, waitGone } from './processes.ts';
-import { QmpClient, type QmpEvent } from './qmp.ts';
+import { GuestAgent } from './guest-agent.ts';
+import { isAlive, killProcess, type ProcessIdentity, waitGone } from './processes.ts';
+import { QmpClient, type QmpCommand, type QmpEvent, type QmpResult } from './qmp.ts';
 import { Readiness } from './readiness.ts';
 
 export interface GuestOptions {
@@ -30,6 +41,7 @@ export interface GuestOptions {
   readonly paths: GuestPaths;
   readonly clock: Clock;
   readonly timers: Timers;
+  readonly random: Random;
   readonly logger: Logger;
   /** Only when this process started the guest; it then also learns the exit status. */
   readonly child: ChildProcess | undefined;
@@ -53,6 +65,9 @@ const logCheckEvery = 10;
 export class Guest {
   readonly #options: GuestOptions;
   readonly #stop = new AbortController();
+  readonly agent: GuestAgent;
+  /** Those who wait for an event of the hypervisor. */
+  readonly #listeners = new Set<(event: QmpEvent) => void>();
   readonly #readiness: Readiness;
   #qmp: QmpClient | undefined;
   #controlClosed: Promise<void> = Promise.resolve();
@@ -63,11 +78,19 @@ export class Guest {
   #shutdownReason: string | undefined;
   #exitStatus: number | null | undefined;
   #ended = false;
+  #restarting = false;
+  #resets = 0;
 
   constructor(options: GuestOptions) {
     this.#options = options;
-    const { vm, paths, timers, identity } = options;
-    this.#readiness = new Readiness(vm, paths, timers);
+    const { vm, paths, clock, timers, random, identity } = options;
+    this.agent = new GuestAgent({ path: paths.agent, vm: vm.name, clock, timers, random });
+    this.#readiness = new Readiness({
+      ...options,
+      agent: this.agent,
+      signal: this.#stop.signal,
+      onReady: (ready) => this.#update({ ready }),
+    });
     this.#observation = { phase: 'starting', pid: identity.pid, ready: null, detail: null };
     options.child?.once('exit', (status) => {
       this.#exitStatus = status;
@@ -104,13 +127,73 @@ export class Guest {
     }
     await this.#refresh();
     this.#quietly(this.#watch());
-    this.#quietly(this.#watchReadiness());
+    this.#quietly(this.#readiness.watch());
   }
 
   async powerDown(): Promise<void> {
+    await this.execute('set-action', { shutdown: 'poweroff' });
+    // A guest that is paused would not notice.
+    if (this.#observation.phase === 'paused') await this.resume();
     this.#poweringDown = true;
     await this.#pressButton();
     this.#update({ phase: 'stopping' });
+  }
+
+  async pause(): Promise<void> {
+    await this.execute('stop');
+    await this.#refresh();
+  }
+
+  async resume(): Promise<void> {
+    await this.execute('cont');
+    await this.#refresh();
+  }
+
+  /** Like the reset button: the guest is not asked. */
+  async reset(): Promise<void> {
+    await this.execute('system_reset');
+    if (this.#observation.phase === 'paused') await this.resume();
+  }
+
+  /**
+   * Ask the guest to restart: its agent, and if there is none the power button, whose power-off becomes a reset. Resolves
+   * when it was asked.
+   */
+  async askToReboot(): Promise<'agent' | 'button'> {
+    if (this.#observation.phase === 'paused') await this.resume();
+    await this.execute('set-action', { shutdown: 'pause' });
+    if (await this.agent.ping(limits.vmGuestAgentMs)) {
+      await this.agent.shutdown('reboot');
+      return 'agent';
+    }
+    await this.#pressButton();
+    return 'button';
+  }
+
+  /** A command of the control protocol, for what is not about the life of the guest. */
+  async execute<C extends QmpCommand>(
+    command: C,
+    args?: object,
+    deadlineMs?: number,
+  ): Promise<QmpResult<C>> {
+    if (this.#qmp === undefined) await this.#connect(limits.qmpCommandMs);
+    if (this.#qmp === undefined)
+      throw new DvceError('HYPERVISOR_FAILED', {
+        name: this.#options.vm.name,
+        reason: `${command}: it has ended`,
+      });
+    return this.#qmp.execute(command, deadlineMs, args);
+  }
+
+  /** Be told of every event of the hypervisor until the returned function is called. */
+  listen(listener: (event: QmpEvent) => void): () => void {
+    this.#listeners.add(listener);
+    return () => void this.#listeners.delete(listener);
+  }
+
+  /** How often the guest was reset since this watch began. */
+  get resets(): number {
+    return this.#resets;
   }
 
   /** End the guest and wait until its process is gone. */
@@ -131,7 +214,7 @@ export class Guest {
   /** Let go of the guest without touching it. */
   close(): void {
     this.#stop.abort(new DvceError('CANCELLED', { what: 'watching a guest' }));
-    this.#readiness.close();
+    this.#listeners.clear();
     this.#qmp?.close();
     this.#qmp = undefined;
   }
@@ -178,27 +261,36 @@ export class Guest {
     if (turn % logCheckEvery === 0) await limitConsoleLog(this.#options.paths.consoleLog);
   }
 
-  async #watchReadiness(): Promise<void> {
-    const { vm, timers, logger } = this.#options;
-    while (!this.#stop.signal.aborted && this.#observation.ready === null) {
-      try {
-        await this.#readiness.askAgent();
-      } catch (error) {
-        logger.debug({ vm: vm.id, error }, 'the guest agent channel does not open');
-      }
-      const ready = await this.#readiness.check(await ageMs(this.identity));
-      if (ready !== null) this.#update({ ready });
-      else await sleep(timers, limits.vmReadyPollMs, this.#stop.signal);
-    }
-    this.#readiness.close();
+  /** The guest begins anew: it gets ready anew. */
+  async #afterReset(): Promise<void> {
+    this.#resets += 1;
+    this.#shutdownReason = undefined;
+    await this.#readiness.reset();
+    this.#update({ ready: null });
+    this.#quietly(this.#readiness.watch());
+    await this.execute('set-action', { shutdown: 'poweroff' });
   }
 
   async #refresh(): Promise<void> {
     const status = await this.#qmp?.execute('query-status');
     if (status === undefined) return;
+    if (status.status === 'shutdown') return this.#restart();
     const phase = phases[status.status] ?? 'paused';
     const shown = this.#poweringDown && phase === 'running' ? 'stopping' : phase;
     this.#update(phase === 'running' ? { phase: shown, detail: null } : { phase: shown });
+  }
+
+  /** It has powered off and its hypervisor has stayed: that is how a restart by the power button looks. */
+  async #restart(): Promise<void> {
+    if (this.#restarting) return;
+    this.#restarting = true;
+    try {
+      await this.execute('system_reset');
+      await this.execute('cont');
+    } finally {
+      this.#restarting = false;
+    }
+    await this.#refresh();
   }
 
   async #continue(): Promise<void> {
@@ -220,6 +312,7 @@ export class Guest {
   #event(event: QmpEvent): void {
     const { vm, logger } = this.#options;
     const { data } = event;
+    for (const listener of this.#listeners) listener(event);
     if (event.event === 'BLOCK_IO_ERROR') {
       const what = data['operation'] === 'read' ? 'read' : 'write';
       const why = data['nospace'] === true ? 'no space left' : String(data['reason'] ?? 'unknown');
@@ -227,6 +320,7 @@ export class Guest {
       this.#update({ phase: 'io-error', detail: `${what} failed: ${why}` });
     } else if (event.event === 'SHUTDOWN') this.#shutdownReason = String(data['reason'] ?? '');
     else if (event.event === 'GUEST_PANICKED') this.#update({ detail: 'the guest panicked' });
+    else if (event.event === 'RESET') this.#quietly(this.#afterReset());
     else if (event.event === 'STOP' || event.event === 'RESUME') this.#quietly(this.#refresh());
   }
 

@@ -7,8 +7,12 @@
  *   driver.ts     `Hypervisor`, the interface            arguments.ts   VM -> command line (pure)
  *   qemu.ts       the driver                             accelerator.ts which accelerator really runs guests
  *   guest.ts      watch over one running guest           readiness.ts   when is it ready
+ *   hot-plug.ts   devices of a running guest             guest-agent.ts what its agent is asked for
  *   qmp.ts        control protocol    lines.ts           processes.ts   pid and start time, spawn, kill
  *                                                        console-log.ts the log that is always kept
  */
+export { cpuModels } from './arguments.ts';
+export { type CgroupFiles, type CgroupOptions, Cgroups, cgroupAdvice } from './cgroup.ts';
 export * from './driver.ts';
+export type { GuestInterface } from './guest-agent.ts';
 export { createQemuDriver, type QemuDriverOptions } from './qemu.ts';

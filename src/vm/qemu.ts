@@ -18,10 +18,14 @@ import {
 } from '../base/index.ts';
 import { type ProbeResult, probeAccelerator } from './accelerator.ts';
 import { buildArguments, controlArgument, type GuestPaths, guestPaths } from './arguments.ts';
+import { Cgroups } from './cgroup.ts';
 import { compilePattern, startConsoleLog } from './console-log.ts';
-import type { Hypervisor, VmDefinition, VmObservation } from './driver.ts';
+import type { Hypervisor, RunningGuest, VmDefinition, VmObservation } from './driver.ts';
 import { Guest } from './guest.ts';
+import { versionOfMachine } from './machine.ts';
 import { findByArgument, identify, killProcess, spawnDetached } from './processes.ts';
+import { runningGuest } from './running-guest.ts';
+import { Surroundings } from './surroundings.ts';
 
 export interface QemuDriverOptions {
   readonly clock: Clock;
@@ -32,6 +36,8 @@ export interface QemuDriverOptions {
   readonly runDirectory: string;
   /** Console and hypervisor logs, one directory a VM. */
   readonly logDirectory: string;
+  /** The group that guests with a share get their groups in. */
+  readonly cgroupParent?: string | undefined;
   /** QEMU's program, looked for in the usual directories unless it is a path; `qemu-system-x86_64`. */
   readonly binary?: string;
 }
@@ -50,10 +56,14 @@ class QemuDriver implements Hypervisor {
   readonly #ends = new Map<string, VmObservation>();
   readonly #queues = new Map<string, Promise<unknown>>();
   readonly #listeners: ((vmId: string, observation: VmObservation) => void)[] = [];
+  readonly #surroundings: Surroundings;
   #probe: Promise<ProbeResult> | undefined;
 
   constructor(options: QemuDriverOptions) {
     this.#options = options;
+    const { timers, random, cgroupParent } = options;
+    const cgroups = new Cgroups({ timers, parent: cgroupParent });
+    this.#surroundings = new Surroundings({ cgroups, random });
   }
 
   start(vm: VmDefinition, signal: AbortSignal): Promise<void> {
@@ -74,6 +84,32 @@ class QemuDriver implements Hypervisor {
       const identity = await findByArgument(controlArgument(this.#paths(vm)));
       if (identity !== undefined) await killProcess(identity, vm.name, clock, timers);
     });
+  }
+
+  async guest(vm: VmDefinition): Promise<RunningGuest> {
+    const { clock, timers } = this.#options;
+    const surroundings = this.#surroundings;
+    return runningGuest(await this.#running(vm), { clock, timers, vm, surroundings });
+  }
+
+  async freeze(vm: VmDefinition, deadlineMs: number): Promise<void> {
+    await (await this.#running(vm)).agent.freeze(deadlineMs);
+  }
+
+  async thaw(vm: VmDefinition, deadlineMs: number): Promise<void> {
+    await (await this.#running(vm)).agent.thaw(deadlineMs);
+  }
+
+  async machineVersion(machine: string): Promise<string> {
+    const { binary } = await this.#probed();
+    if (binary === null) return machine;
+    return versionOfMachine(binary, machine);
+  }
+
+  async #running(vm: VmDefinition): Promise<Guest> {
+    const guest = this.#guests.get(vm.id) ?? (await this.#inTurn(vm, () => this.#find(vm)));
+    if (guest === undefined) throw notRunning(vm);
+    return guest;
   }
 
   async inspect(vm: VmDefinition): Promise<VmObservation> {
@@ -103,7 +139,7 @@ class QemuDriver implements Hypervisor {
     return this.#inTurn(vm, async () => {
       if ((await this.#find(vm)) !== undefined) throw runs(vm, 'Stop it first.');
       const paths = this.#paths(vm);
-      await rm(paths.run, { recursive: true, force: true });
+      await this.#surroundings.clear(vm, paths);
       await rm(paths.log, { recursive: true, force: true });
       this.#ends.delete(vm.id);
     });
@@ -137,7 +173,11 @@ class QemuDriver implements Hypervisor {
     signal.throwIfAborted();
     await prepare(paths);
     this.#ends.delete(vm.id);
-    const guest = await this.#spawn(vm, paths, binary, args);
+    const guest = await this.#spawn(vm, paths, [
+      ...(await this.#surround(vm, paths)),
+      binary,
+      ...args,
+    ]);
     try {
       await guest.begin(signal);
     } catch (error) {
@@ -151,13 +191,22 @@ class QemuDriver implements Hypervisor {
     );
   }
 
+  /** @returns what to put before the command line */
+  async #surround(vm: VmDefinition, paths: GuestPaths): Promise<readonly string[]> {
+    try {
+      return await this.#surroundings.prepare(vm, paths);
+    } catch (error) {
+      await this.#surroundings.clear(vm, paths);
+      throw error;
+    }
+  }
+
   async #spawn(
     vm: VmDefinition,
     paths: GuestPaths,
-    binary: string,
-    args: readonly string[],
+    [program = '', ...args]: readonly string[],
   ): Promise<Guest> {
-    const child = spawnDetached(binary, args, paths.hypervisorLog);
+    const child = spawnDetached(program, args, paths.hypervisorLog);
     const failed = new Promise<never>((_, reject) => {
       child.once('error', (error) => {
         const reason = error.message;
@@ -178,7 +227,7 @@ class QemuDriver implements Hypervisor {
     if (!(await mayRun(paths))) return undefined;
     const identity = await findByArgument(controlArgument(paths));
     if (identity === undefined) {
-      await rm(paths.run, { recursive: true, force: true });
+      await this.#surroundings.clear(vm, paths);
       return undefined;
     }
     const guest = this.#watch(vm, paths, identity, undefined);
@@ -199,13 +248,14 @@ class QemuDriver implements Hypervisor {
     identity: Guest['identity'],
     child: ReturnType<typeof spawnDetached> | undefined,
   ): Guest {
-    const { clock, timers, logger } = this.#options;
+    const { clock, timers, random, logger } = this.#options;
     const guest = new Guest({
       vm,
       identity,
       paths,
       clock,
       timers,
+      random,
       logger,
       child,
       onChange: (observation) => this.#tell(vm.id, observation),
@@ -219,11 +269,11 @@ class QemuDriver implements Hypervisor {
     return guest;
   }
 
-  /** The sockets of a guest that ended are of no use; left behind they only cost a search for its process. */
+  /** What a guest that ended needed on the host goes, and its sockets, which would only cost a search for its process. */
   #tidy(vm: VmDefinition, paths: GuestPaths): void {
     const { logger } = this.#options;
     this.#inTurn(vm, async () => {
-      if (!this.#guests.has(vm.id)) await rm(paths.run, { recursive: true, force: true });
+      if (!this.#guests.has(vm.id)) await this.#surroundings.clear(vm, paths);
     }).catch((error: unknown) => {
       logger.warn({ vm: vm.id, error }, 'the run directory of a guest could not be removed');
     });

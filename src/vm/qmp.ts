@@ -10,34 +10,51 @@
  *   <- {"event": "STOP", "data": {...}, "timestamp": {...}}      at any time
  */
 import { Ajv, type ValidateFunction } from 'ajv';
-import Type, { type TSchema } from 'typebox';
+import Type, { type Static, type TSchema } from 'typebox';
 import { DvceError, limits, type Timer, type Timers } from '../base/index.ts';
 import { withDeadline } from './deadline.ts';
 import { connectJsonLines, type JsonLines } from './lines.ts';
 
-/** The commands in use: arguments and answer. */
-interface QmpCommands {
-  qmp_capabilities: { result: object };
-  'query-status': { result: { status: string; running: boolean } };
-  'query-uuid': { result: { UUID: string } };
-  cont: { result: object };
-  stop: { result: object };
-  system_powerdown: { result: object };
-  quit: { result: object };
-}
-export type QmpCommand = keyof QmpCommands;
-export type QmpResult<C extends QmpCommand> = QmpCommands[C]['result'];
-
+/** The commands in use: answer of each; what they take is checked by the hypervisor. */
+const anything = Type.Unsafe<unknown>({});
 const empty = Type.Object({});
-const results: Readonly<Record<QmpCommand, TSchema>> = {
+const results = {
   qmp_capabilities: empty,
   'query-status': Type.Object({ status: Type.String(), running: Type.Boolean() }),
   'query-uuid': Type.Object({ UUID: Type.String() }),
   cont: empty,
   stop: empty,
   system_powerdown: empty,
+  system_reset: empty,
+  'set-action': empty,
   quit: empty,
-};
+  device_add: empty,
+  device_del: empty,
+  'blockdev-add': empty,
+  'blockdev-del': empty,
+  netdev_add: empty,
+  netdev_del: empty,
+  balloon: empty,
+  'query-balloon': Type.Object({ actual: Type.Integer() }),
+  'query-memory-size-summary': Type.Object({ 'base-memory': Type.Integer() }),
+  'query-cpus-fast': Type.Array(Type.Object({ 'cpu-index': Type.Integer() })),
+  'query-hotpluggable-cpus': Type.Array(
+    Type.Object({
+      type: Type.String(),
+      props: Type.Record(Type.String(), anything),
+      'qom-path': Type.Optional(Type.String()),
+    }),
+  ),
+  'query-vnc': Type.Object({
+    enabled: Type.Boolean(),
+    host: Type.Optional(Type.String()),
+    service: Type.Optional(Type.String()),
+  }),
+  'qom-list': Type.Array(Type.Object({ name: Type.String(), type: Type.String() })),
+} as const satisfies Record<string, TSchema>;
+
+export type QmpCommand = keyof typeof results;
+export type QmpResult<C extends QmpCommand> = Static<(typeof results)[C]>;
 
 export interface QmpEvent {
   readonly event: string;
@@ -124,6 +141,7 @@ export class QmpClient {
   execute<C extends QmpCommand>(
     command: C,
     deadlineMs: number = limits.qmpCommandMs,
+    args?: object,
   ): Promise<QmpResult<C>> {
     return new Promise((resolve, reject) => {
       const refusal = this.#refusal(command);
@@ -141,7 +159,11 @@ export class QmpClient {
         resolve: (value) => resolve(value as QmpResult<C>),
         reject,
       });
-      this.#lines?.send({ execute: command, id });
+      this.#lines?.send({
+        execute: command,
+        id,
+        ...(args === undefined ? {} : { arguments: args }),
+      });
     });
   }
 

@@ -2,51 +2,87 @@
  * When is a guest ready? At the first of: its guest agent answers; the serial console shows the configured pattern;
  * `limits.vmReadyMs` have passed. The guest decides only how early, never whether.
  */
-import { limits, type Timer, type Timers } from '../base/index.ts';
+import { type Clock, limits, sleep, type Timers } from '../base/index.ts';
 import type { GuestPaths } from './arguments.ts';
-import { ConsoleSearch } from './console-log.ts';
+import { ConsoleSearch, sizeOf } from './console-log.ts';
 import type { VmDefinition, VmObservation } from './driver.ts';
-import { connectJsonLines, type JsonLines } from './lines.ts';
+import type { GuestAgent } from './guest-agent.ts';
+import { ageMs as ageOf, type ProcessIdentity } from './processes.ts';
+
+export interface ReadinessOptions {
+  readonly vm: VmDefinition;
+  readonly paths: GuestPaths;
+  readonly agent: GuestAgent;
+  readonly identity: ProcessIdentity;
+  readonly clock: Clock;
+  readonly timers: Timers;
+  /** Ends the watch. */
+  readonly signal: AbortSignal;
+  onReady(ready: NonNullable<VmObservation['ready']>): void;
+}
 
 export class Readiness {
-  readonly #timers: Timers;
-  readonly #paths: GuestPaths;
-  readonly #vm: VmDefinition;
-  readonly #search: ConsoleSearch | undefined;
-  #agent: JsonLines | undefined;
+  readonly #options: ReadinessOptions;
+  #search: ConsoleSearch | undefined;
+  #asking: Promise<void> | undefined;
   #agentAnswered = false;
-  #ping: Timer | undefined;
-  #closed = false;
+  /** When the guest was last reset, on the clock; null: not since this watch began. */
+  #resetAtMs: number | null = null;
+  /** Raised by every reset: what was seen before it is the past. */
+  #generation = 0;
+  #isWatching = false;
 
-  constructor(vm: VmDefinition, paths: GuestPaths, timers: Timers) {
-    this.#vm = vm;
-    this.#paths = paths;
-    this.#timers = timers;
-    if (vm.readyPattern !== null)
-      this.#search = new ConsoleSearch(paths.consoleLog, vm.readyPattern);
+  constructor(options: ReadinessOptions) {
+    this.#options = options;
+    this.#search = this.#newSearch(0);
   }
 
-  /** Ask the guest agent; the answer shows in a later `check`. Does nothing while a question is under way. */
-  async askAgent(): Promise<void> {
-    if (this.#agent !== undefined || this.#closed) return;
-    const agent = await connectJsonLines({
-      path: this.#paths.agent,
-      peer: `the guest agent of VM ${this.#vm.name}`,
-      timers: this.#timers,
-      connectMs: limits.qmpCommandMs,
-      onMessage: (message) => {
-        if (typeof message === 'object' && message !== null && 'return' in message)
-          this.#agentAnswered = true;
-      },
-      // The guest reset its end, or sent what is no JSON; the next check asks anew.
-      onClose: () => {
-        this.#agent = undefined;
-        this.#ping?.cancel();
-      },
-    });
-    if (this.#closed) return agent.close();
-    this.#agent = agent;
-    this.#sendPing();
+  /** Until the guest is ready or the signal aborts. */
+  async watch(): Promise<void> {
+    if (this.#isWatching) return;
+    this.#isWatching = true;
+    const { timers, signal } = this.#options;
+    try {
+      while (!signal.aborted) {
+        const generation = this.#generation;
+        this.askAgent();
+        const ready = await this.check(await this.#ageMs());
+        if (ready !== null && generation === this.#generation) return this.#options.onReady(ready);
+        await sleep(timers, limits.vmReadyPollMs, signal);
+      }
+    } finally {
+      this.#isWatching = false;
+    }
+  }
+
+  /** The guest begins anew. */
+  async reset(): Promise<void> {
+    this.#generation += 1;
+    this.#resetAtMs = this.#options.clock.monotonicMs();
+    this.#agentAnswered = false;
+    // Only what the console says from here on counts.
+    this.#search = this.#newSearch(await sizeOf(this.#options.paths.consoleLog));
+  }
+
+  #newSearch(from: number): ConsoleSearch | undefined {
+    const { vm, paths } = this.#options;
+    if (vm.readyPattern === null) return undefined;
+    return new ConsoleSearch(paths.consoleLog, vm.readyPattern, from);
+  }
+
+  /** The question waits in the channel until an agent reads it, so the answer comes as soon as there is one. */
+  askAgent(): void {
+    if (this.#asking !== undefined) return;
+    const generation = this.#generation;
+    this.#asking = this.#options.agent
+      .ping(limits.vmAgentPingMs)
+      .then((answered) => {
+        if (generation === this.#generation) this.#agentAnswered ||= answered;
+      })
+      .catch(() => {}) // a ping fails only by a defect, which shows as never ready by the agent
+      .finally(() => {
+        this.#asking = undefined;
+      });
   }
 
   /** @param ageMs how long the guest has been running */
@@ -56,15 +92,8 @@ export class Readiness {
     return ageMs >= limits.vmReadyMs ? 'timeout' : null;
   }
 
-  close(): void {
-    this.#closed = true;
-    this.#ping?.cancel();
-    this.#agent?.close();
-  }
-
-  /** A ping sent before the agent listens may be lost, so it is repeated; the interval bounds what piles up. */
-  #sendPing(): void {
-    this.#agent?.send({ execute: 'guest-ping' });
-    this.#ping = this.#timers.after(limits.vmAgentPingMs, () => this.#sendPing());
+  async #ageMs(): Promise<number> {
+    if (this.#resetAtMs === null) return ageOf(this.#options.identity);
+    return this.#options.clock.monotonicMs() - this.#resetAtMs;
   }
 }

@@ -11,7 +11,7 @@ import type {
   ControlResult,
   VolumeInfo,
 } from '../../src/blockd/index.ts';
-import type { Hypervisor, VmDefinition, VmObservation } from '../../src/vm/index.ts';
+import type { Hypervisor, RunningGuest, VmDefinition, VmObservation } from '../../src/vm/index.ts';
 
 interface DocumentParams {
   readonly kind: string;
@@ -193,6 +193,60 @@ export class FakeHypervisor implements Hypervisor {
   }
   async forget(vm: VmDefinition): Promise<void> {
     this.calls.push(`forget ${vm.name}`);
+  }
+  /** What the running guests have, as far as it was changed while they ran. */
+  readonly plugged = new Set<string>();
+  /** What a guest refuses to let go. */
+  readonly stuck = new Set<string>();
+  async guest(vm: VmDefinition): Promise<RunningGuest> {
+    const phase = (next: VmObservation['phase']): void => {
+      const now = this.running.get(vm.id);
+      if (now !== undefined) this.running.set(vm.id, { ...now, phase: next });
+    };
+    if (!this.running.has(vm.id))
+      throw new DvceError('VM_STATE', { name: vm.name, state: 'stopped', reason: '', advice: '' });
+    const note = (what: string): void => void this.calls.push(`${what} ${vm.name}`);
+    const out = async (name: string): Promise<void> => {
+      note(`detach ${name}`);
+      if (this.stuck.has(name)) throw new DvceError('TIMED_OUT', { what: name, ms: 1 });
+      this.plugged.delete(name);
+    };
+    const into = async ({ name }: { name: string }): Promise<void> => {
+      note(`attach ${name}`);
+      if (this.stuck.has(name))
+        throw new DvceError('HYPERVISOR_FAILED', { name: vm.name, reason: 'no' });
+      this.plugged.add(name);
+    };
+    return {
+      pause: async () => phase('paused'),
+      resume: async () => phase('running'),
+      reset: async () => note('reset'),
+      reboot: async () => ({ hard: !this.obeysButton }),
+      hardware: async () => ({
+        cpus: vm.cpus,
+        memoryBytes: vm.memoryBytes,
+        memoryBytesMax: vm.memoryBytes,
+        disks: [...this.plugged].filter((name) => name.startsWith('disk')),
+        cards: [...this.plugged].filter((name) => name.startsWith('card')),
+      }),
+      setCpus: async (count) => note(`cpus ${count}`),
+      setMemory: async (bytes) => note(`memory ${bytes}`),
+      attachDisk: into,
+      attachCard: into,
+      detachDisk: out,
+      detachCard: out,
+      agentAnswers: async () => false,
+      interfaces: async () => [],
+    };
+  }
+  async freeze(vm: VmDefinition): Promise<void> {
+    this.calls.push(`freeze ${vm.name}`);
+  }
+  async thaw(vm: VmDefinition): Promise<void> {
+    this.calls.push(`thaw ${vm.name}`);
+  }
+  async machineVersion(machine: string): Promise<string> {
+    return machine === 'q35' ? 'pc-q35-7.2' : machine;
   }
   async probe(): Promise<readonly DvceError[]> {
     return this.problems;

@@ -107,12 +107,18 @@ t.test('cards: NAT by the hypervisor, or a tap device that somebody else has mad
   });
   const cards = objects(args, '-device').filter(({ driver }) => driver === 'virtio-net-pci');
   t.match(cards, [
-    { id: 'card0', netdev: 'net0', mac },
-    { id: 'card1', netdev: 'net1', mac: '52:54:00:01:02:04' },
+    { id: 'card0', netdev: 'net-card0', mac },
+    { id: 'card1', netdev: 'net-card1', mac: '52:54:00:01:02:04' },
   ]);
   t.strictSame(objects(args, '-netdev'), [
-    { type: 'user', id: 'net0' },
-    { type: 'tap', id: 'net1', ifname: tapName(vm.id, 'card1'), script: 'no', downscript: 'no' },
+    { type: 'user', id: 'net-card0' },
+    {
+      type: 'tap',
+      id: 'net-card1',
+      ifname: tapName(vm.id, 'card1'),
+      script: 'no',
+      downscript: 'no',
+    },
   ]);
   t.match(tapName(vm.id, 'card1'), /^dv[0-9a-f]{12}$/);
   t.not(tapName(vm.id, 'card1'), tapName(vm.id, 'card0'));

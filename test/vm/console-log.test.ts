@@ -8,9 +8,8 @@ import {
   truncateSync,
   writeFileSync,
 } from 'node:fs';
-import { createServer, type Socket } from 'node:net';
 import t, { type Test } from 'tap';
-import { limits, MiB, systemTimers } from '../../src/base/index.ts';
+import { limits, MiB, systemClock, systemRandom, systemTimers } from '../../src/base/index.ts';
 import { guestPaths } from '../../src/vm/arguments.ts';
 import {
   ConsoleSearch,
@@ -19,8 +18,10 @@ import {
   startConsoleLog,
   tail,
 } from '../../src/vm/console-log.ts';
+import { GuestAgent } from '../../src/vm/guest-agent.ts';
 import type { VmDefinition } from '../../src/vm/index.ts';
 import { Readiness } from '../../src/vm/readiness.ts';
+import { scriptedAgent } from '../support/scripted-agent.ts';
 
 function temporary(t: Test): string {
   const directory = mkdtempSync('/tmp/dvce-console-');
@@ -97,39 +98,47 @@ const definition = (readyPattern: string | null): VmDefinition => ({
   disks: [],
 });
 
-t.test('ready is the first of agent, pattern, and a minute', async (t) => {
-  const directory = temporary(t);
-  const paths = { ...guestPaths(directory, directory, 'x'), agent: `${directory}/agent.sock` };
-  const log = { ...paths, consoleLog: `${directory}/console.log` };
-  const asked: string[] = [];
-  const sockets: Socket[] = [];
-  const server = createServer((socket) => {
-    sockets.push(socket);
-    socket.on('data', (bytes: Buffer) => asked.push(bytes.toString()));
+function readinessOf(readyPattern: string | null, directory: string): Readiness {
+  const paths = {
+    ...guestPaths(directory, directory, 'x'),
+    agent: `${directory}/agent.sock`,
+    consoleLog: `${directory}/console.log`,
+  };
+  const world = { clock: systemClock, timers: systemTimers, random: systemRandom };
+  return new Readiness({
+    ...world,
+    vm: definition(readyPattern),
+    paths,
+    agent: new GuestAgent({ ...world, path: paths.agent, vm: 'guest' }),
+    identity: { pid: process.pid, startTicks: 0 },
+    signal: new AbortController().signal,
+    onReady: () => {},
   });
-  await new Promise<void>((listening) => server.listen(log.agent, listening));
-  const readiness = new Readiness(definition('up'), log, systemTimers);
-  t.teardown(() => {
-    readiness.close();
-    server.close();
-  });
-  t.equal(await readiness.check(0), null);
-  t.equal(await readiness.check(limits.vmReadyMs), 'timeout');
-  await readiness.askAgent();
-  await readiness.askAgent();
-  while (asked.length === 0) await new Promise((turn) => setImmediate(turn));
-  t.same(asked, ['{"execute":"guest-ping"}\n'], 'asked once');
-  writeFileSync(log.consoleLog, 'system is up\n');
-  t.equal(await readiness.check(0), 'pattern');
-  sockets[0]?.write(Buffer.concat([Buffer.from([0xff]), Buffer.from('{"return": {}}\n')]));
-  while ((await readiness.check(0)) !== 'agent') await new Promise((turn) => setImmediate(turn));
-  t.equal(sockets.length, 1);
-});
+}
+
+t.test(
+  'ready is the first of agent, pattern, and a minute; a reset makes it the past',
+  async (t) => {
+    const directory = temporary(t);
+    const guest = await scriptedAgent(t, `${directory}/agent.sock`);
+    const readiness = readinessOf('up', directory);
+    t.equal(await readiness.check(0), null);
+    t.equal(await readiness.check(limits.vmReadyMs), 'timeout');
+    readiness.askAgent();
+    readiness.askAgent();
+    await guest.asked('guest-sync');
+    writeFileSync(`${directory}/console.log`, 'system is up\n');
+    t.equal(await readiness.check(0), 'pattern');
+    t.equal(guest.connections, 1, 'asked once');
+    guest.begin();
+    while ((await readiness.check(0)) !== 'agent') await new Promise((turn) => setImmediate(turn));
+    await readiness.reset();
+    t.equal(await readiness.check(0), null, 'neither the old answer nor the old text counts');
+  },
+);
 
 t.test('without a pattern the log does not matter', async (t) => {
-  const directory = temporary(t);
-  const paths = guestPaths(directory, directory, 'x');
-  const readiness = new Readiness(definition(null), paths, systemTimers);
+  const readiness = readinessOf(null, temporary(t));
   t.equal(await readiness.check(limits.vmReadyMs - 1), null);
   t.equal(await readiness.check(limits.vmReadyMs), 'timeout');
 });

@@ -12,6 +12,7 @@ import {
   MiB,
   silentLogger,
   systemClock,
+  systemRandom,
   systemTimers,
   type Timers,
 } from '../../src/base/index.ts';
@@ -122,6 +123,7 @@ async function rig(t: Test, owned = true): Promise<Rig> {
       paths,
       clock,
       timers,
+      random: systemRandom,
       logger: silentLogger,
       child: owned ? child : undefined,
     },
@@ -191,7 +193,7 @@ t.test('the power button is pressed again until the guest listens', async (t) =>
     r.hangUp();
   };
   await r.phase('stopped');
-  t.same(r.commands, ['qmp_capabilities', 'system_powerdown', 'system_powerdown']);
+  t.same(r.commands, ['qmp_capabilities', 'set-action', 'system_powerdown', 'system_powerdown']);
   t.match(r.ends, [{ phase: 'stopped', pid: null, ready: null, detail: 'guest-shutdown' }]);
 });
 
