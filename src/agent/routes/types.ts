@@ -62,5 +62,6 @@ export const planned = (
 ) =>
   reply
     .code(200)
+    .type('application/json; charset=utf-8')
     .serializer((value: unknown) => JSON.stringify(value))
     .send({ dryRun: true, steps: [...steps], warnings: [...warnings] });
