@@ -3,7 +3,7 @@
  * id in a comment, the test that proves it cites it in its name; scripts/check-protocol.ts fails for a due rule that has
  * not both. docs/internals/protocol.md is generated from this table.
  */
-export type Due = 'now' | 'cleaning' | 'sets' | 'cluster' | 'migration';
+export type Due = 'now' | 'cleaning' | 'cluster' | 'migration';
 
 export interface Rule {
   readonly id: string;
@@ -174,7 +174,7 @@ export const ruleGroups: readonly RuleGroup[] = [
       ),
       rule(
         'G5',
-        'sets',
+        'now',
         'A set of volumes is cut at one instant: all hold, all confirm, all mark; a hold that broke aborts the set, which becomes visible by one document.',
       ),
       rule(

@@ -43,7 +43,7 @@ export const scenarios: readonly Scenario[] = [
   later(14, 'Every process dies at every step of a migration.'),
   now(
     15,
-    'The store is full, the journal is at its quota, trims storm in, and the event loop stalls.',
+    'The store is full, the journal is at its quota, trims storm in, the event loop stalls, and the coordinator of a snapshot set dies while volumes are held.',
   ),
   now(
     16,

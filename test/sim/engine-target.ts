@@ -6,6 +6,7 @@ import {
   type Logger,
   MiB,
   silentLogger,
+  toDvceError,
   type VolumeId,
 } from '../../src/base/index.ts';
 import {
@@ -77,6 +78,7 @@ class EngineTarget implements SimTarget {
   readonly #watch: SegmentWatch;
   #context: HlfsContext | undefined;
   #store: FaultyStore | undefined;
+  #holds = 0;
   #volume: OpenVolume | undefined;
   #clones = 0;
 
@@ -178,6 +180,24 @@ class EngineTarget implements SimTarget {
 
   publish(): Promise<void> {
     return this.device.publishAll();
+  }
+
+  hold(end: 'cut' | 'dropped' | 'left'): string {
+    const { cuts } = this.device;
+    this.#holds += 1;
+    const token = `hold ${this.#holds}`;
+    try {
+      cuts.hold(token);
+      if (end === 'left') return 'scenario 15: the coordinator of a set dies in HOLD';
+      cuts.mark(token);
+      if (end === 'cut') return cuts.release(token) ? 'a hold, cut' : 'a hold, broken';
+      cuts.drop(token);
+      return 'a hold, dropped';
+    } catch (error) {
+      // The store, the journal or an earlier hold is in the way; nobody waits for it.
+      cuts.drop(token);
+      return `a hold, refused: ${toDvceError(error).code}`;
+    }
   }
 
   reap(): Promise<void> {

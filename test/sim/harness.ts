@@ -77,6 +77,8 @@ export class Simulation {
       case 'stall':
         this.#session.host.scheduler.nowMs += operation.ms;
         return this.#session.note('scenario 15: event loop stalls');
+      case 'hold':
+        return this.#session.note(this.#session.target.hold?.(operation.end) ?? 'no hold');
       case 'publish':
         return this.#administration.call(
           'publish',

@@ -18,6 +18,27 @@ export interface Mutant {
 
 export const mutants: readonly Mutant[] = [
   {
+    name: 'G5 a hold does not end by itself',
+    file: 'src/hlfs/cuts.ts',
+    find: 'timer: timers.after(limits.holdMs, () => this.#break(hold)),',
+    replace: 'timer: timers.after(limits.holdMs, () => {}),',
+    proof: 'test/hlfs/snapshot-sets.test.ts',
+  },
+  {
+    name: 'G5 a member of a set is seen at once',
+    file: 'src/hlfs/snapshots.ts',
+    find: "state: made.set === undefined ? 'live' : 'pending',",
+    replace: "state: 'live',",
+    proof: 'test/hlfs/snapshot-sets.test.ts',
+  },
+  {
+    name: 'G5 writes are journaled while held',
+    file: 'src/hlfs/request-queue.ts',
+    find: 'const isClosed = carrying || this.#isHeld;',
+    replace: 'const isClosed = carrying;',
+    proof: 'test/hlfs/snapshot-sets.test.ts',
+  },
+  {
     name: 'J1 flush is answered without fdatasync',
     file: 'src/hlfs/journal.ts',
     find: 'slot.file.dataSync((error) => {',

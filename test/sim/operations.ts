@@ -31,6 +31,8 @@ export type Operation =
   | { readonly kind: 'idle'; readonly ms: number }
   /** The event loop stands still, then goes on. */
   | { readonly kind: 'stall'; readonly ms: number }
+  /** Held for the cut of a snapshot set (G5): cut, given up, or left by a coordinator that died. */
+  | { readonly kind: 'hold'; readonly end: 'cut' | 'dropped' | 'left' }
   | { readonly kind: 'publish' }
   | { readonly kind: 'snapshot'; readonly name: string }
   | { readonly kind: 'deleteSnapshot'; readonly name: string }
@@ -95,6 +97,7 @@ const makers: readonly (readonly [weight: number, make: Maker])[] = [
   [4, () => ({ kind: 'settle' })],
   [6, (r) => ({ kind: 'idle', ms: [5, 200, 5000, 35_000][r.below(4)] ?? 5 })],
   [1, () => ({ kind: 'stall', ms: 5000 })],
+  [2, (r) => ({ kind: 'hold', end: (['cut', 'dropped', 'left'] as const)[r.below(3)] ?? 'left' })],
   [3, () => ({ kind: 'publish' })],
   [3, (r) => ({ kind: 'snapshot', name: snapshotNames[r.below(3)] ?? 's1' })],
   [2, (r) => ({ kind: 'deleteSnapshot', name: snapshotNames[r.below(3)] ?? 's1' })],

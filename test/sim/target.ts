@@ -17,6 +17,8 @@ export interface SimTarget {
   open(): Promise<void>;
   setStore?(state: StoreState): void;
   publish?(): Promise<void>;
+  /** Hold the volume for the cut of a snapshot set. @returns how it ended, for counting */
+  hold?(end: 'cut' | 'dropped' | 'left'): string;
   snapshots?: {
     list(): Promise<string[]>;
     create(name: string): Promise<void>;

@@ -143,8 +143,6 @@ t.test(
       const numbers = await numbersIn(node, name);
       t.ok(isOneInstant(numbers), `${name} has ${numbers.join(', ')}`);
     }
-    await node.stop().catch((error: unknown) => {
-      t.fail(`${String(error)} ${node.log()}`);
-    });
+    await node.stop();
   },
 );
