@@ -19,6 +19,7 @@ import type { Hypervisor } from '../vm/index.ts';
 import type { DataProcess } from './data-process.ts';
 import { attachDisks, detachDisks } from './vm-disks.ts';
 import type { VmDocument, VmDocuments } from './vm-documents.ts';
+import type { Admission } from './vm-resources.ts';
 import { definitionOf, isAlive } from './vm-view.ts';
 
 export interface VmPowerOptions {
@@ -28,6 +29,7 @@ export interface VmPowerOptions {
   readonly clock: Clock;
   readonly timers: Timers;
   readonly logger: Logger;
+  readonly admission: Admission;
 }
 
 const pollMs = 100;
@@ -51,7 +53,7 @@ export class VmPower {
       desired: 'running',
       startedAt: new Date(clock.wallMs()).toISOString(),
     };
-    await this.#options.documents.write(wanted);
+    await this.#options.admission.admit(wanted, () => this.#options.documents.write(wanted));
     try {
       const disks = await attachDisks(blockd, wanted, signal);
       await driver.start(definitionOf(wanted, disks), signal);

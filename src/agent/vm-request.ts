@@ -2,6 +2,23 @@
 import type { NicRequest, VmCreate } from '../api/index.ts';
 import { DvceError, limits, MiB } from '../base/index.ts';
 import type { VmDocument } from './vm-documents.ts';
+import { checkResources } from './vm-resources.ts';
+import { checkCloudInit } from './vm-seed.ts';
+
+/** The fields of what a guest has beside processors, memory and disks; the cards come from elsewhere. */
+export function guestOfRequest(
+  request: VmCreate,
+  memoryBytes: number,
+): Pick<VmDocument, 'cloudInit' | 'vnc' | 'resources'> {
+  const { cloudInit, vnc, resources } = request;
+  if (cloudInit !== undefined) checkCloudInit(cloudInit);
+  if (resources !== undefined) checkResources(resources, memoryBytes);
+  return {
+    ...(cloudInit === undefined ? {} : { cloudInit }),
+    ...(vnc === undefined ? {} : { vnc }),
+    ...(resources === undefined ? {} : { resources }),
+  };
+}
 
 export function hardwareOf(
   request: VmCreate,

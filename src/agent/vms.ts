@@ -8,6 +8,7 @@
  * - a VM that is wanted and whose process is gone is reported `crashed` and not started again by itself.
  */
 import { readFile } from 'node:fs/promises';
+import { availableParallelism, totalmem } from 'node:os';
 import type { Operation, Vm, VmCreate, VmStop } from '../api/index.ts';
 import { urls } from '../api/index.ts';
 import {
@@ -21,7 +22,7 @@ import {
   systemCode,
   type Timers,
 } from '../base/index.ts';
-import type { Hypervisor, VmObservation } from '../vm/index.ts';
+import type { Hypervisor, VmDisplay, VmObservation } from '../vm/index.ts';
 import type { DataProcess } from './data-process.ts';
 import type { Images } from './images.ts';
 import type { OperationHandle, Operations } from './operations.ts';
@@ -35,7 +36,8 @@ import {
 import type { VmDocument, VmDocuments } from './vm-documents.ts';
 import { Nics } from './vm-nics.ts';
 import { VmPower } from './vm-power.ts';
-import { hardwareOf, wantedNics } from './vm-request.ts';
+import { guestOfRequest, hardwareOf, wantedNics } from './vm-request.ts';
+import { Admission } from './vm-resources.ts';
 import { definitionOf, isAlive, unreadableView, viewOf } from './vm-view.ts';
 
 export interface VmsOptions {
@@ -59,7 +61,11 @@ export class Vms {
 
   constructor(options: VmsOptions) {
     this.#options = options;
-    this.#power = new VmPower(options);
+    const admission = new Admission({
+      capacity: { cpus: availableParallelism(), memoryBytes: totalmem() },
+      documents: () => this.#documents(),
+    });
+    this.#power = new VmPower({ ...options, admission });
     this.#nics = new Nics({ documents: () => this.#documents() });
     options.driver.onChange((id, observation) => {
       if (isAlive(observation)) return;
@@ -100,6 +106,8 @@ export class Vms {
       if (request.image !== undefined) await this.#options.images.published(request.image);
       const plans = planDisks(request);
       const id = randomUuid(random);
+      const hardware = hardwareOf(request);
+      const guest = guestOfRequest(request, hardware.memoryBytes);
       const claim = await this.#nics.claim(id, wantedNics(request));
       const document: VmDocument = {
         format: 1,
@@ -107,8 +115,9 @@ export class Vms {
         name,
         desired: 'stopped',
         half: 'creating',
-        ...hardwareOf(request),
+        ...hardware,
         nics: claim.nics,
+        ...guest,
         labels: request.labels ?? {},
         createdAt: new Date(clock.wallMs()).toISOString(),
         startedAt: null,
@@ -187,6 +196,19 @@ export class Vms {
         advice: `Start it: dvce vm start ${name}; or see what it said: dvce vm log ${name}`,
       });
     return this.#options.driver.consoleSocket(definition);
+  }
+
+  /** Where the graphical display of a running VM is. */
+  async display(name: string): Promise<VmDisplay> {
+    const document = await this.#document(name);
+    const display = await (await this.#options.driver.guest(definitionOf(document))).display();
+    if (display !== null) return display;
+    throw new DvceError('VM_STATE', {
+      name,
+      state: 'running',
+      reason: 'it has no graphical display',
+      advice: `Only a VM that was made with --vnc has one; its console is here: dvce console ${name}`,
+    });
   }
 
   /** A volume got another path: the documents that name it follow. */

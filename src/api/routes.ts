@@ -16,11 +16,13 @@ import type {
   Snapshot,
   SnapshotCreate,
   SnapshotDiff,
+  SnapshotSetCreate,
   Status,
   Vm,
   VmCreate,
   VmStart,
   VmStop,
+  VmVnc,
   Volume,
   VolumeClone,
   VolumeCreate,
@@ -101,6 +103,9 @@ export class ApiClient {
   readonly snapshots = {
     list: async (path: string) =>
       (await this.#get<{ snapshots: Snapshot[] }>(urls.snapshots(path))).snapshots,
+    createSet: async (body: SnapshotSetCreate) =>
+      (await this.#send<{ snapshots: Snapshot[] }>('POST', '/v1/snapshot-sets', body, long))
+        .snapshots,
     create: (path: string, body: SnapshotCreate) =>
       this.#send<Snapshot>('POST', urls.snapshots(path), body),
     delete: (path: string, name: string) =>
@@ -133,6 +138,7 @@ export class ApiClient {
       this.#send<void>('DELETE', urls.vm(name), undefined, { ...long, query }),
     log: (name: string, query: { tail?: number | undefined } = {}) =>
       this.#get<string | undefined>(`${urls.vm(name)}/log`, { query }),
+    vnc: (name: string) => this.#get<VmVnc>(`${urls.vm(name)}/vnc`),
     console: (name: string, signal?: AbortSignal): Promise<Duplex> =>
       this.http.upgrade(`${urls.vm(name)}/console`, consoleProtocol, signal),
   };

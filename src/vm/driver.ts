@@ -94,6 +94,14 @@ export interface VmHardware {
   readonly cards: readonly string[];
 }
 
+/** A graphical display by VNC. */
+export interface VmDisplay {
+  readonly host: string;
+  readonly port: number;
+  /** Of this run of the guest. */
+  readonly password: string;
+}
+
 /** What can be done to a guest that runs. */
 export interface RunningGuest {
   pause(): Promise<void>;
@@ -114,6 +122,8 @@ export interface RunningGuest {
   detachCard(name: string): Promise<void>;
   /** Whether the agent in the guest answers. */
   agentAnswers(deadlineMs: number): Promise<boolean>;
+  /** Where its graphical display is; null when it has none. */
+  display(): Promise<VmDisplay | null>;
   /** The guest's cards and addresses, by its agent. */
   interfaces(deadlineMs: number): Promise<readonly GuestInterface[]>;
 }

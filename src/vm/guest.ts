@@ -102,6 +102,10 @@ export class Guest {
     return this.#options.identity;
   }
 
+  get paths(): GuestPaths {
+    return this.#options.paths;
+  }
+
   get observation(): VmObservation {
     return this.#observation;
   }
@@ -162,7 +166,7 @@ export class Guest {
   async askToReboot(): Promise<'agent' | 'button'> {
     if (this.#observation.phase === 'paused') await this.resume();
     await this.execute('set-action', { shutdown: 'pause' });
-    if (await this.agent.ping(limits.vmGuestAgentMs)) {
+    if (await this.agent.ping(limits.vmAgentQuickMs)) {
       await this.agent.shutdown('reboot');
       return 'agent';
     }

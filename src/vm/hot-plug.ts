@@ -127,7 +127,7 @@ export async function growCpus(guest: Guest, world: PlugWorld, count: number): P
       ...props,
     });
   // Most guests use them by themselves; for the others their agent is asked, if there is one.
-  if (await guest.agent.ping()) await guest.agent.useCpus(count - present);
+  if (await guest.agent.ping(limits.vmAgentQuickMs)) await guest.agent.useCpus(count - present);
 }
 
 /** Take memory back from a running guest, or give it again, up to what it was started with. */

@@ -15,4 +15,5 @@ export { cpuModels } from './arguments.ts';
 export { type CgroupFiles, type CgroupOptions, Cgroups, cgroupAdvice } from './cgroup.ts';
 export * from './driver.ts';
 export type { GuestInterface } from './guest-agent.ts';
+export { findProgram } from './processes.ts';
 export { createQemuDriver, type QemuDriverOptions } from './qemu.ts';

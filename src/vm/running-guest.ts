@@ -1,5 +1,6 @@
 /** What the agent may do to a guest that runs: the watch over it, its devices and its agent, behind one interface. */
 import { DvceError, sleep } from '../base/index.ts';
+import { displayOf } from './display.ts';
 import type { RunningGuest } from './driver.ts';
 import type { Guest } from './guest.ts';
 import {
@@ -27,6 +28,7 @@ export const runningGuest = (guest: Guest, world: PlugWorld): RunningGuest => ({
   attachCard: (card) => plugCard(guest, world, card),
   detachDisk: (name) => unplugDisk(guest, world, { name }),
   detachCard: (name) => unplugCard(guest, world, { name }),
+  display: () => displayOf(guest),
   agentAnswers: (deadlineMs) => guest.agent.ping(deadlineMs),
   interfaces: (deadlineMs) => guest.agent.interfaces(deadlineMs),
 });

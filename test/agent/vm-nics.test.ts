@@ -8,9 +8,13 @@ const id = (number: number): string =>
 
 t.test('a document without cards is one of release 0.1.0', async (t) => {
   const card = { name: 'card0', mac: macOf(id(1)), kind: 'user' as const };
-  t.strictSame(nicsOf({ id: id(1), network: 'user' }), [card]);
-  t.strictSame(nicsOf({ id: id(1), network: 'none' }), []);
-  t.strictSame(nicsOf({ id: id(1), network: 'user', nics: [] }), [], 'the newer field counts');
+  t.strictSame(nicsOf({ id: id(1), name: 'a', network: 'user' }), [card]);
+  t.strictSame(nicsOf({ id: id(1), name: 'a', network: 'none' }), []);
+  t.strictSame(
+    nicsOf({ id: id(1), name: 'a', network: 'user', nics: [] }),
+    [],
+    'the newer field counts',
+  );
   t.equal(macOf('6f1c2b1e-52c3-4b6e-9a5d-0d2a4c8b7e10'), '52:54:00:b7:82:93');
 });
 
@@ -27,7 +31,11 @@ t.test('a MAC address is of the VM, locally administered, and of nobody else', a
     'it follows from the VM',
   );
   // A VM that has the address which this one would get.
-  documents.push({ id: id(7), nics: [{ name: 'card0', mac: macOf(id(2)), kind: 'user' }] });
+  documents.push({
+    id: id(7),
+    name: 'g',
+    nics: [{ name: 'card0', mac: macOf(id(2)), kind: 'user' }],
+  });
   const second = await nics.claim(id(2), [{ kind: 'user' }]);
   t.not(second.nics[0]?.mac, macOf(id(2)));
 });
@@ -47,7 +55,7 @@ t.test('two claims at once differ, also when one is released while the other rea
   const first = await nics.claim(id(1), [{ kind: 'user' }]);
   const second = nics.claim(id(1), [{ kind: 'user' }]);
   // The first one's document is stored after the second one has read the documents.
-  documents.push({ id: id(1), nics: first.nics });
+  documents.push({ id: id(1), name: 'a', nics: first.nics });
   first.release();
   reading.resolve();
   t.not((await second).nics[0]?.mac, first.nics[0]?.mac);

@@ -1,7 +1,7 @@
 /** Routes of VMs. The console is not here: it changes the protocol of its connection (console-upgrade.ts). */
 import Type from 'typebox';
 import { consoleProtocol, urls } from '../../api/index.ts';
-import { ref, Vm, VmCreate, VmList, VmStart, VmStop } from '../../api/schema/index.ts';
+import { ref, Vm, VmCreate, VmList, VmStart, VmStop, VmVnc } from '../../api/schema/index.ts';
 import { DvceError } from '../../base/index.ts';
 import type { Agent } from '../agent.ts';
 import { operationAnswer, startedOperation } from './operations.ts';
@@ -101,6 +101,22 @@ export function vmRoutes(server: Server, { vms }: Agent): void {
       await vms.delete(params.name, query.keepDisks ?? false);
       return reply.code(204).send(null);
     },
+  );
+
+  server.get(
+    '/v1/vms/:name/vnc',
+    {
+      // The answer opens the guest's screen and keyboard: more than looking.
+      config: { role: 'operator' },
+      schema: {
+        operationId: 'getVmVnc',
+        tags: ['vms'],
+        summary: 'Address and password of the graphical display of a running VM',
+        params: nameParams,
+        response: answers({ 200: ref(VmVnc) }),
+      },
+    },
+    async ({ params }) => vms.display(params.name),
   );
 
   server.get(

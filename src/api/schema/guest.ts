@@ -1,7 +1,10 @@
-/** What a VM has beside processors, memory and disks: network cards. Spread into the schemas of VMs (vm.ts). */
+/**
+ * What a VM has beside processors, memory and disks: network cards, what it is told at its first start, a display, and its
+ * share of the host. Spread into the schemas of VMs (vm.ts).
+ */
 import Type, { type Static } from 'typebox';
 import { limits } from '../../base/limits.ts';
-import { closed, nameText, nullable, word } from './common.ts';
+import { closed, nameText, nullable, sizeBytes, word } from './common.ts';
 
 /** Of an interface of Linux: 15 characters. */
 export const bridgeText = Type.String({
@@ -10,7 +13,7 @@ export const bridgeText = Type.String({
 });
 
 /** A card as it is asked for. */
-const NicRequest = Type.Object(
+export const NicRequest = Type.Object(
   {
     kind: word(
       ['user', 'bridge', 'network'],
@@ -37,8 +40,84 @@ const Nic = Type.Object({
 });
 export type Nic = Static<typeof Nic>;
 
+const text = (description: string) =>
+  Type.String({ minLength: 1, maxLength: limits.cloudInitBytesMax, description });
+
+/** What cloud-init in the guest is given on a disk with the label `cidata` (NoCloud). */
+const CloudInitRequest = Type.Object(
+  {
+    hostname: Type.Optional(
+      Type.String({ minLength: 1, maxLength: 253, description: 'The name of the VM when absent.' }),
+    ),
+    sshKeys: Type.Optional(
+      Type.Array(Type.String({ minLength: 1, maxLength: limits.sshKeyBytesMax }), {
+        maxItems: limits.sshKeysMax,
+        description: 'Public keys for the first user of the guest.',
+      }),
+    ),
+    userData: Type.Optional(
+      text('User data as it is: #cloud-config, a script, ...; never shown again.'),
+    ),
+    networkConfig: Type.Optional(
+      text('Network configuration of cloud-init instead of the one made from the cards.'),
+    ),
+  },
+  closed,
+);
+export type CloudInitRequest = Static<typeof CloudInitRequest>;
+
+/** What is told of it again: of user data, which may hold secrets, only that it is there. */
+const CloudInit = Type.Object({
+  instanceId: Type.String({ description: 'A new one makes cloud-init run again.' }),
+  hostname: Type.String(),
+  sshKeys: Type.Array(Type.String()),
+  userDataBytes: sizeBytes('Length of the user data; its content is never shown.'),
+  networkConfig: word(
+    ['given', 'made'],
+    '`given` with the VM, or `made` from the cards at each start.',
+  ),
+});
+
+const percentOfCpu = (description: string) =>
+  Type.Integer({ minimum: 1, maximum: limits.vmCpusMax * 100, description });
+const percentText = 'Hundredths of one processor of the host: 150 is one and a half.';
+
+/** Its share of the host. What is not given is not limited, and nothing is held for it. */
+export const VmResources = Type.Object(
+  {
+    cpuMinPercent: Type.Optional(percentOfCpu(`Held for it when the host is busy. ${percentText}`)),
+    cpuMaxPercent: Type.Optional(percentOfCpu(`It never gets more. ${percentText}`)),
+    cpuWeight: Type.Optional(
+      Type.Integer({
+        minimum: 1,
+        maximum: 10_000,
+        description: 'Share among those who want more than there is; 100 is usual.',
+      }),
+    ),
+    memoryMinBytes: Type.Optional(sizeBytes('Memory of the host that is never taken from it.')),
+    memoryMaxBytes: Type.Optional(
+      sizeBytes('Memory of the host that its process never exceeds; more than memoryBytes.'),
+    ),
+    ioMaxBytesPerSecond: Type.Optional(
+      Type.Integer({
+        minimum: limits.vmIoBytesPerSecondMin,
+        maximum: Number.MAX_SAFE_INTEGER,
+        description: 'Reads and writes of all its disks together.',
+      }),
+    ),
+    ioMaxRequestsPerSecond: Type.Optional(
+      Type.Integer({ minimum: 10, maximum: 10_000_000, description: 'The same in requests.' }),
+    ),
+  },
+  closed,
+);
+export type VmResources = Static<typeof VmResources>;
+
 export const guestView = {
   nics: Type.Array(Nic),
+  cloudInit: nullable(CloudInit, { description: 'What cloud-init in the guest is told, or null.' }),
+  vnc: Type.Boolean({ description: 'Whether it has a graphical display.' }),
+  resources: VmResources,
 };
 
 export const guestRequest = {
@@ -48,4 +127,20 @@ export const guestRequest = {
       description: 'Network cards; one of kind `user` when not given.',
     }),
   ),
+  cloudInit: Type.Optional(CloudInitRequest),
+  vnc: Type.Optional(
+    Type.Boolean({ description: 'A graphical display, by VNC on the loopback address.' }),
+  ),
+  resources: Type.Optional(VmResources),
 };
+
+/** How to reach the display of a running VM. */
+export const VmVnc = Type.Object(
+  {
+    host: Type.String(),
+    port: Type.Integer(),
+    password: Type.String({ description: 'Of this run; the next start makes another.' }),
+  },
+  { $id: 'VmVnc', description: 'The graphical display of a running VM.' },
+);
+export type VmVnc = Static<typeof VmVnc>;

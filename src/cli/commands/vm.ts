@@ -7,7 +7,7 @@ import { confirm, dryRun, unlessExists, unlessMissing } from '../confirm.ts';
 import type { Context } from '../context.ts';
 import { follow } from '../follow.ts';
 import { labels, orDash, size, time } from '../format.ts';
-import { nicsOf } from '../nics.ts';
+import { guestFacts, guestRequest } from '../guest.ts';
 import type { Given, Run } from '../spec.ts';
 
 const facts = (vm: Vm): readonly (readonly [string, string])[] => [
@@ -21,14 +21,7 @@ const facts = (vm: Vm): readonly (readonly [string, string])[] => [
   ['cpus', `${vm.cpus}`],
   ['memory', size(vm.memoryBytes)],
   ['machine', `${vm.machine}, ${vm.firmware}`],
-  ...vm.nics.map((nic): readonly [string, string] => [
-    nic.name,
-    [
-      nic.kind === 'user' ? 'outgoing by NAT' : `bridge ${nic.bridge}`,
-      ...(nic.network === null ? [] : [`network ${nic.network}, address ${nic.address}`]),
-      nic.mac,
-    ].join(', '),
-  ]),
+  ...guestFacts(vm),
   [
     'ready when',
     vm.readyPattern === null ? 'guest agent, or 60 s' : `console shows ${vm.readyPattern}`,
@@ -69,7 +62,6 @@ function request(given: Given): VmCreate {
     image: given.text('image'),
     imageDiskBytes: given.number('imageSize'),
     network: given.text('network'),
-    nics: nicsOf(given.texts('net')),
     firmware: given.text('firmware'),
     machine: given.text('machine'),
     readyPattern: given.text('readyPattern'),
@@ -82,7 +74,7 @@ function request(given: Given): VmCreate {
 
 export const create: Run = async (context, given) => {
   const { api, output } = context;
-  const body = request(given);
+  const body = { ...request(given), ...(await guestRequest(given)) };
   let vm = await unlessExists(
     context,
     given,
@@ -190,4 +182,13 @@ export const remove: Run = async (context, given) => {
     await api.vms.delete(name, { keepDisks: given.flag('keepDisks') || undefined });
     output.note(`VM ${name} deleted.`);
   });
+};
+
+export const vnc: Run = async ({ api, output }, given) => {
+  const name = given.argument('name');
+  const display = await api.vms.vnc(name);
+  output.show(display, [
+    ['address', `${display.host}:${display.port}`],
+    ['password', display.password],
+  ]);
 };

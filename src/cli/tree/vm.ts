@@ -1,4 +1,5 @@
 import type { NounSpec } from '../spec.ts';
+import { guestOptions } from './guest.ts';
 import * as option from './options.ts';
 
 const name = { name: '<name>', text: 'name of the VM', names: 'vm' } as const;
@@ -37,6 +38,7 @@ export const vm: NounSpec = {
           flags: '--ready-pattern <regex>',
           text: 'text on the serial console that means the guest is ready',
         },
+        ...guestOptions,
         option.label,
         { flags: '--start', text: 'start it right away' },
         option.ifNotExists,
@@ -45,6 +47,8 @@ export const vm: NounSpec = {
         'dvce vm create web1 --image debian --memory 256MiB --net none',
         'dvce vm create db1 --image debian --cpus 2 --memory 512MiB --disk /vms/db1/files,1GiB',
         "dvce vm create web2 --disk /prod/web --ready-pattern 'login:'",
+        'dvce vm create app1 --image debian --user-data app1.yaml --ssh-key keys.pub --hostname app1.example.org',
+        'dvce vm create screen1 --image debian --memory 64MiB --vnc --net none --start',
         'dvce vm create web1 --image debian --if-not-exists',
       ],
       run: async () => (await load()).create,
@@ -90,6 +94,15 @@ export const vm: NounSpec = {
       ],
       examples: ['dvce vm stop web1 --timeout 5s', 'dvce vm stop web1 --force'],
       run: async () => (await load()).stop,
+    },
+    {
+      name: 'vnc',
+      summary: 'print address and password of the graphical display of a running VM',
+      details:
+        'Only a VM made with --vnc has one. It listens on the loopback address of its host; from elsewhere, use a tunnel such as ssh -L. Each start makes a new password.',
+      arguments: [name],
+      examples: ['dvce vm vnc screen1', 'dvce vm vnc screen1 -o json'],
+      run: async () => (await load()).vnc,
     },
     {
       name: 'log',
