@@ -198,6 +198,20 @@ const createSnapshot: MakePlan = async (agent, asked) => {
   return [step('create', urls.snapshot(path, name))];
 };
 
+const createSnapshotSet: MakePlan = async (agent, asked) => {
+  const name = asSnapshotName(text(asked.body['name']));
+  const paths = [asked.body['volumes']].flat().map((path) => asVolumePath(text(path)));
+  const steps: PlanStep[] = [];
+  for (const given of paths) {
+    const { path } = await volumeAt(agent, given);
+    const taken = await snapshotsOf(agent, asVolumePath(path));
+    if (taken.some((one) => one.name === name))
+      throw new DvceError('ALREADY_EXISTS', { kind: 'snapshot', name: `${path}@${name}` });
+    steps.push(step('create', urls.snapshot(path, name)));
+  }
+  return steps;
+};
+
 const deleteSnapshot: MakePlan = async (agent, asked) => {
   const { path, name, snapshot } = await snapshotAt(agent, asked);
   if (snapshot.protected)
@@ -330,6 +344,7 @@ export const plans: Readonly<Record<string, MakePlan>> = {
   checkVolume,
   recoverVolume: onVolume('what follows a damaged journal record is given up'),
   createSnapshot,
+  createSnapshotSet,
   deleteSnapshot,
   rollbackVolume,
   importImage,

@@ -272,6 +272,14 @@ t.test('B-44 every control method has an effect', async (t) => {
   t.equal(await get('/a@s1', 1), 10);
   await t.rejects(call('volume.delete', { path: '/none' }), { code: 'NOT_FOUND' });
 
+  await call('volume.create', { path: '/set1', sizeBytes: 16 * MiB });
+  await call('volume.create', { path: '/set2', sizeBytes: 16 * MiB });
+  const made2 = await call('snapshot.create-set', { paths: ['/set2', '/set1'], name: 'both' });
+  t.match(made2.snapshots, [
+    { volume: '/set2', name: 'both' },
+    { volume: '/set1', name: 'both' },
+  ]);
+
   // documents of the wanted state
   const document = { kind: 'vms', name: 'web1' };
   t.strictSame(await call('document.read', document), { document: null });

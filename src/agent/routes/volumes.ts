@@ -8,6 +8,7 @@ import {
   SnapshotCreate,
   SnapshotDiff,
   SnapshotList,
+  SnapshotSetCreate,
   Volume,
   VolumeClone,
   VolumeCreate,
@@ -250,6 +251,25 @@ export function snapshotRoutes(server: Server, { blockd }: Agent): void {
       const name = asSnapshotName(body.name);
       const snapshot = await blockd.call('snapshot.create', { ...body, path, name }, long);
       return reply.code(201).header('location', urls.snapshot(path, name)).send(snapshot);
+    },
+  );
+
+  server.post(
+    '/v1/snapshot-sets',
+    {
+      schema: {
+        operationId: 'createSnapshotSet',
+        tags: ['snapshots'],
+        summary: 'Take snapshots of several volumes at one instant: all of them exist, or none',
+        body: SnapshotSetCreate,
+        response: answers({ 201: ref(SnapshotList) }),
+      },
+    },
+    async ({ body: { volumes, ...rest } }, reply) => {
+      const paths = volumes.map(asVolumePath);
+      const name = asSnapshotName(rest.name);
+      const made = await blockd.call('snapshot.create-set', { ...rest, paths, name }, long);
+      return reply.code(201).send(made);
     },
   );
 

@@ -1,5 +1,6 @@
 /** Volumes, their snapshots, images. */
 import Type, { type Static } from 'typebox';
+import { limits } from '../../base/limits.ts';
 import {
   closed,
   labels,
@@ -168,6 +169,11 @@ export const Snapshot = Type.Object(
     labels,
     current: Type.Boolean({ description: "The volume's content descends from it." }),
     clones: count('Volumes cloned from it.'),
+    set: Type.Optional(
+      Type.String({
+        description: 'Same for all snapshots that were taken of several volumes at one instant.',
+      }),
+    ),
   },
   { $id: 'Snapshot', description: 'A named state of a volume.' },
 );
@@ -187,6 +193,21 @@ export const SnapshotCreate = Type.Object(
   closed,
 );
 export type SnapshotCreate = Static<typeof SnapshotCreate>;
+
+export const SnapshotSetCreate = Type.Object(
+  {
+    name: nameText('Name of the snapshot in each volume.'),
+    volumes: Type.Array(pathText('Path of a volume.'), {
+      minItems: 1,
+      maxItems: limits.snapshotSetMax,
+      description: 'The volumes, each once.',
+    }),
+    labels: Type.Optional(labels),
+    protected: Type.Optional(Type.Boolean()),
+  },
+  closed,
+);
+export type SnapshotSetCreate = Static<typeof SnapshotSetCreate>;
 
 export const SnapshotDiff = Type.Object(
   {

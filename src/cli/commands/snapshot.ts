@@ -37,6 +37,19 @@ export const create: Run = async (context, given) => {
   output.changed(snapshot, `${path}@${name}`, `Snapshot ${path}@${name}.`);
 };
 
+export const createSet: Run = async ({ api, output }, given) => {
+  const name = given.argument('name');
+  const added = given.labels('label');
+  const snapshots = await api.snapshots.createSet({
+    name,
+    volumes: [...given.rest()],
+    ...(added === undefined ? {} : { labels: added }),
+    ...(given.flag('protect') ? { protected: true } : {}),
+  });
+  const names = snapshots.map(({ volume }) => `${volume}@${name}`);
+  output.changed(snapshots, names.join('\n'), `Snapshots ${names.join(', ')}, of one instant.`);
+};
+
 /** It was there a moment ago; one that is gone since is shown as what is known of it. */
 function find(snapshots: readonly Snapshot[], name: string): Snapshot {
   const found = snapshots.find((snapshot) => snapshot.name === name);

@@ -22,6 +22,22 @@ export const snapshot: NounSpec = {
       run: async () => (await load()).create,
     },
     {
+      name: 'create-set',
+      summary: 'take snapshots of several volumes at one instant',
+      details:
+        'Writes to all of them are held for a moment, at most 2 s, and all are cut there. Either all snapshots exist afterwards, or none.',
+      arguments: [
+        { name: '<name>', text: 'name of the snapshot in each volume' },
+        { name: '<path...>', text: 'paths of the volumes', names: 'volume' },
+      ],
+      options: [option.label, option.protect],
+      examples: [
+        'dvce snapshot create-set nightly /prod/db /prod/web',
+        'dvce snapshot create-set release-3 /prod/db /prod/web --label release=3 --protect',
+      ],
+      run: async () => (await load()).createSet,
+    },
+    {
       name: 'list',
       summary: 'list the snapshots of a volume',
       arguments: [path],
