@@ -4,6 +4,7 @@
  */
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { cliPage } from './reference/cli.ts';
+import { metricsPage } from './reference/metrics.ts';
 import { openApiDocument } from './reference/openapi.ts';
 import { errorsPage, limitsPage } from './reference/tables.ts';
 
@@ -12,6 +13,7 @@ const pages: Readonly<Record<string, string>> = {
   'cli.md': cliPage(),
   'errors.md': errorsPage(),
   'limits.md': limitsPage(),
+  'metrics.md': metricsPage(),
   'openapi.json': await openApiDocument(),
 };
 

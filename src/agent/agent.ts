@@ -14,22 +14,22 @@ import {
   type Clock,
   DvceError,
   type FileSystem,
-  formatSize,
   type Logger,
   limits,
   type Random,
   type Timers,
-  toDvceError,
 } from '../base/index.ts';
 import type { BlockdStatus } from '../blockd/index.ts';
-import type { Hypervisor } from '../vm/index.ts';
+import { findProgram, type Hypervisor } from '../vm/index.ts';
 import { watchGuests } from './change-events.ts';
 import { Consoles } from './consoles.ts';
 import type { DataProcess } from './data-process.ts';
 import { examineHost } from './doctor.ts';
 import { Events } from './events.ts';
 import { Images } from './images.ts';
+import { Health, healthPath } from './health.ts';
 import type { AgentLayout } from './layout.ts';
+import { Metrics } from './metrics.ts';
 import { OperationLog } from './operation-log.ts';
 import { Operations } from './operations.ts';
 import { stopBlockd } from './stop-blockd.ts';
@@ -46,17 +46,24 @@ export interface AgentOptions {
   readonly timers: Timers;
   readonly random: Random;
   readonly logger: Logger;
+  /** When it is not in the usual place. */
+  readonly hypervisorProgram?: string | undefined;
+  /** Files of certificates that this host shows to others. */
+  readonly certificates?: readonly string[];
   /** Called when the process should end. */
   readonly onStop: () => void;
 }
 
 export class Agent {
   readonly events: Events;
+  readonly health: Health;
+  readonly metrics: Metrics;
   readonly operations: Operations;
   readonly vms: Vms;
   readonly images: Images;
   readonly consoles: Consoles;
   readonly blockd: DataProcess;
+  readonly clock: Clock;
   readonly timers: Timers;
   readonly #options: AgentOptions;
   readonly #startedAt: string;
@@ -74,6 +81,7 @@ export class Agent {
     this.#startedAt = new Date(clock.wallMs()).toISOString();
     this.#interrupted = opened.interrupted;
     this.blockd = blockd;
+    this.clock = clock;
     this.timers = timers;
     this.events = events;
     this.operations = opened.operations;
@@ -90,6 +98,19 @@ export class Agent {
     this.vms = new Vms({ documents, driver, blockd, operations, images, ...world });
     this.consoles = new Consoles(logger);
     watchGuests(driver, () => this.vms.list(), events, logger);
+    this.health = new Health({
+      path: healthPath(layout.state),
+      files: options.files,
+      ...{ clock, timers, logger, events, blockd },
+      vms: () => this.vms.list(),
+      missingHypervisor: () => missingProgram(options.hypervisorProgram),
+      certificates: () => options.certificates ?? [],
+    });
+    this.metrics = new Metrics({
+      ...{ clock, timers, logger, events, operations },
+      release: options.release,
+      health: this.health,
+    });
   }
 
   static async open(options: AgentOptions): Promise<Agent> {
@@ -123,37 +144,34 @@ export class Agent {
 
   async status(): Promise<Status> {
     const { layout, release } = this.#options;
-    const [blockd, vms] = await Promise.all([this.#blockdStatus(), this.vms.list()]);
-    const crashed = vms.filter(({ phase }) => phase === 'crashed');
-    const causes = [
-      ...('cause' in blockd ? [blockd.cause] : spaceCauses(blockd.status)),
-      ...crashed.map(({ name }) => `VM ${name} crashed`),
-      ...vms
-        .filter(({ phase }) => phase === 'unreadable')
-        .map(({ name, detail }) => `VM ${name} is unreadable: ${detail}`),
-    ];
+    const [{ vms, causes, health }, blockd] = await Promise.all([
+      this.health.look(),
+      this.#blockdStatus(),
+    ]);
     return {
       version: release,
       pid: process.pid,
       startedAt: this.#startedAt,
       dataDirectory: layout.root,
-      health: causes.length === 0 ? 'ok' : 'degraded',
-      causes,
-      blockd: 'cause' in blockd ? null : statusView(blockd.status),
+      health,
+      causes: [...causes],
+      blockd: blockd === null ? null : statusView(blockd),
       vms: {
         total: vms.length,
         running: vms.filter(({ pid }) => pid !== null).length,
-        crashed: crashed.length,
+        crashed: vms.filter(({ phase }) => phase === 'crashed').length,
       },
       operations: { running: this.operations.running },
     };
   }
 
-  async #blockdStatus(): Promise<{ status: BlockdStatus } | { cause: string }> {
+  async #blockdStatus(): Promise<BlockdStatus | null> {
     try {
-      return { status: await this.blockd.call('status', {}, { timeoutMs: limits.agentWatchMs }) };
+      return await this.blockd.call('status', {}, { timeoutMs: limits.metricsReadMs });
     } catch (error) {
-      return { cause: toDvceError(error).message };
+      // What is wrong stands among the causes.
+      this.#options.logger.debug({ err: error }, 'blockd does not tell its status');
+      return null;
     }
   }
 
@@ -179,6 +197,7 @@ export class Agent {
     try {
       const { layout, blockd, clock, timers } = this.#options;
       await stopBlockd({ root: layout.root, blockd, clock, timers });
+      this.health.blockdStopped();
     } catch (error) {
       this.#stopping = false;
       throw error;
@@ -197,13 +216,11 @@ export class Agent {
   }
 }
 
-function spaceCauses({ storeFreeBytes, store }: BlockdStatus): string[] {
-  return storeFreeBytes >= 2 * limits.storeReserveBytes
-    ? []
-    : [`the store ${store} has only ${formatSize(storeFreeBytes)} left`];
-}
-
 function statusView(status: BlockdStatus): NonNullable<Status['blockd']> {
   const { controlVersion: _, ...shown } = status;
   return shown;
+}
+
+async function missingProgram(name = 'qemu-system-x86_64'): Promise<string | undefined> {
+  return (await findProgram(name)) === undefined ? name : undefined;
 }

@@ -111,6 +111,7 @@ async function openAgent(
     timers,
     random,
     logger,
+    hypervisorProgram: qemu,
     onStop: options.stop,
   });
   return { agent, client };
@@ -139,6 +140,7 @@ async function serve(options: AgentProcessOptions, layout: AgentLayout): Promise
   await listen(server, layout.socket);
   logger.info({ socket: layout.socket, pid: process.pid }, 'the agent answers');
   const watch = watchBlockd(options, agent, layout);
+  const looking = agent.health.watch(signal);
   try {
     await aborted(signal);
   } finally {
@@ -148,7 +150,9 @@ async function serve(options: AgentProcessOptions, layout: AgentLayout): Promise
     await agent.close();
     client.close();
     await watch;
-    await rm(layout.socket, { force: true });
+    await looking;
+    // A socket that was handed in belongs to who did, and goes on queueing clients for the next agent.
+    if (options.apiDescriptor === undefined) await rm(layout.socket, { force: true });
   }
 }
 

@@ -14,6 +14,7 @@ import type { Agent } from './agent.ts';
 import { emitChanges } from './change-events.ts';
 import { planDryRuns } from './dry-run.ts';
 import { eventRoutes } from './routes/events.ts';
+import { healthRoutes } from './routes/health.ts';
 import { imageRoutes } from './routes/images.ts';
 import { operationRoutes } from './routes/operations.ts';
 import { systemRoutes } from './routes/system.ts';
@@ -86,6 +87,7 @@ export async function buildServer(agent: Agent, logger: Logger, release: string)
   operationRoutes(server, agent);
   eventRoutes(server, agent);
   systemRoutes(server, agent);
+  healthRoutes(server, agent);
   server.get('/v1/openapi.json', { schema: { hide: true } }, async () => server.swagger());
   await server.ready();
   return server;

@@ -396,6 +396,7 @@ export const limitTable = {
   clockJumpMs: limit(2000, 'ms', 'a wall clock that moved so far beside the monotonic one was set'),
   clockJumpShownMs: limit(600_000, 'ms', 'how long a clock that was set is reported'),
   certificateWarnMs: limit(1_814_400_000, 'ms', 'three weeks: time to renew a certificate'),
+  readyLagMs: limit(1000, 'ms', 'an agent whose tasks wait this long is not ready for more'),
   metricsReadMs: limit(3000, 'ms', 'what does not answer in this time is left out of the metrics'),
   doctorFreeBytes: limit(
     10 * GiB,

@@ -5,6 +5,9 @@
  */
 import type { TSchema } from 'typebox';
 import * as event from './event.ts';
+import * as guest from './guest.ts';
+import * as health from './health.ts';
+import * as image from './image.ts';
 import * as system from './system.ts';
 import * as vm from './vm.ts';
 import * as volume from './volume.ts';
@@ -12,12 +15,15 @@ import * as volume from './volume.ts';
 export * from './common.ts';
 export * from './event.ts';
 export * from './guest.ts';
+export * from './health.ts';
+export * from './image.ts';
 export * from './system.ts';
 export * from './vm.ts';
 export * from './volume.ts';
 
 /** Schemas with a name of their own in the OpenAPI document. */
 export const namedSchemas: readonly TSchema[] = [
+  ...Object.values(health),
   ...Object.values(system),
   ...Object.values(event),
   ...Object.values(vm),

@@ -1,6 +1,7 @@
 /** Errors, operations, status, doctor. */
 import Type, { type Static } from 'typebox';
 import { closed, nullable, ref, sizeBytes, timestamp, word } from './common.ts';
+import { HealthCause } from './health.ts';
 
 export const Problem = Type.Object(
   {
@@ -64,8 +65,11 @@ export const Status = Type.Object(
     pid: Type.Integer(),
     startedAt: timestamp('Start of the agent.'),
     dataDirectory: Type.String(),
-    health: word(['ok', 'degraded'], '`degraded`: blockd does not answer or space is short.'),
-    causes: Type.Array(Type.String(), { description: 'Why the health is not ok.' }),
+    health: word(
+      ['ok', 'degraded', 'critical'],
+      'The worst of the causes: `degraded` a warning, `critical` something that does not work.',
+    ),
+    causes: Type.Array(ref(HealthCause), { description: 'What is wrong, the worst first.' }),
     blockd: nullable(
       Type.Object({
         pid: Type.Integer(),

@@ -1,16 +1,22 @@
 /** `dvce status`, `doctor`, `api`, `version`. */
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import type { Doctor, Method, Status } from '../../api/index.ts';
+import type { Doctor, HealthCause, Method, Status } from '../../api/index.ts';
 import { DvceError, exitCodes } from '../../base/errors.ts';
 import type { Context } from '../context.ts';
 import { orDash, size, time } from '../format.ts';
 import { usageError } from '../output.ts';
 import type { Run } from '../spec.ts';
 
+/** What is wrong, since when, what to do. */
+const causeFacts = ({ severity, text, since, advice }: HealthCause): [string, string][] => [
+  [severity, `${text} (since ${time(since)})`],
+  ['', advice],
+];
+
 const statusFacts = (status: Status): readonly (readonly [string, string])[] => [
   ['health', status.health],
-  ...status.causes.map((cause): readonly [string, string] => ['cause', cause]),
+  ...status.causes.flatMap(causeFacts),
   ['agent', `${status.version}, process ${status.pid}, since ${time(status.startedAt)}`],
   ['data directory', status.dataDirectory],
   ...(status.blockd === null
