@@ -31,18 +31,27 @@ import {
   requireHead,
 } from '../hlfs/index.ts';
 import { openLocalStore } from '../stores/index.ts';
+import { CatalogView } from './catalog-view.ts';
+import { contentMethods } from './content-methods.ts';
 import { ControlServer } from './control-server.ts';
 import { type DataDirectory, loadNodeId, removeStaleSockets } from './data-directory.ts';
 import { documentMethods } from './document-methods.ts';
 import { writeDurably } from './durable-file.ts';
+import { exportMethods } from './export-methods.ts';
 import { Front } from './front.ts';
 import { readMetrics } from './metrics-method.ts';
+import { observed } from './observed-documents.ts';
 import { OpenTable } from './open-table.ts';
 import type { BlockdOptions } from './options.ts';
 import { rotateLog } from './process-log.ts';
 import { type BlockdStatus, controlVersion } from './protocol.ts';
+import { quotaMethods } from './quota-methods.ts';
+import { Quotas } from './quotas.ts';
 import { ReaperTask } from './reaper-task.ts';
 import { snapshotMethods } from './snapshot-methods.ts';
+import { snapshotUpdates } from './snapshot-update.ts';
+import { Trash } from './trash.ts';
+import { trashMethods } from './trash-methods.ts';
 import { volumeMethods } from './volume-methods.ts';
 import { Volumes } from './volumes.ts';
 import { WorkerPool } from './worker-pool.ts';
@@ -65,6 +74,8 @@ export interface Blockd {
   readonly ended: Promise<number>;
   /** Not graceful: as if killed, volumes are left open to be resumed. */
   shutdown(graceful: boolean): void;
+  /** Every thread answers; resolves late, or never, when one is stuck. */
+  isWell(): Promise<boolean>;
 }
 
 /** How often the size of the log is looked at. */
@@ -73,6 +84,7 @@ const logCheckMs = 60_000;
 /** What of the data directory is in use by this process alone. */
 interface Opened {
   readonly hlfs: HlfsContext;
+  readonly view: CatalogView;
   readonly table: OpenTable;
 }
 
@@ -85,15 +97,21 @@ async function openDirectory(world: BlockdWorld): Promise<Opened> {
   const scope = await openProcessScope(store, documents, node, random);
   const journalDirectory = directory.journal;
   const base = { files, clock, timers, random, logger };
-  const hlfs: HlfsContext = { ...base, store, documents, node, scope, journalDirectory };
+  const plain: HlfsContext = { ...base, store, documents, node, scope, journalDirectory };
+  const view = new CatalogView(plain);
+  const hlfs = { ...plain, documents: observed(documents, (key) => view.changed(key)) };
   const { openTableFile: path, crashFile: crashPath } = directory;
   const table = await OpenTable.load({ files, path, crashPath, clock, logger });
   // Says that the blockd of its pid ended as told; this one has not.
   rmSync(directory.exitFile, { force: true });
-  return { hlfs, table };
+  return { hlfs, view, table };
 }
 
-function startWorkers(options: BlockdOptions, world: BlockdWorld, hlfs: HlfsContext): WorkerPool {
+function startWorkers(
+  options: BlockdOptions,
+  world: BlockdWorld,
+  { hlfs, view }: Opened,
+): WorkerPool {
   const { directory, timers, fatal } = world;
   return new WorkerPool({
     count: options.workers ?? Math.min(availableParallelism(), 4),
@@ -108,20 +126,29 @@ function startWorkers(options: BlockdOptions, world: BlockdWorld, hlfs: HlfsCont
     },
     timers,
     onFatal: (thread, error) => fatal(error, thread.onlyVolume),
+    onChanged: (key) => view.changed(key),
   });
 }
 
 export async function startBlockd(options: BlockdOptions, world: BlockdWorld): Promise<Blockd> {
   const { directory, files, clock, timers, random, logger, release } = world;
-  const { hlfs, table } = await openDirectory(world);
+  const opened = await openDirectory(world);
+  const { hlfs, view, table } = opened;
   const { store, node } = hlfs;
-  const pool = startWorkers(options, world, hlfs);
+  const pool = startWorkers(options, world, opened);
   const { exportIdleMs, journalBytes } = options;
   const epochOf = async (volume: VolumeId): Promise<string> =>
     (await requireHead(hlfs, volume)).value.epoch;
   const base = { directory, timers, logger };
   const volumes = new Volumes({ ...base, pool, table, random, exportIdleMs, epochOf });
   const reaper = new ReaperTask(() => reap(hlfs, reclaimLog), timers, logger);
+  const quotas = new Quotas(hlfs, view);
+  const trash = new Trash({
+    ...{ hlfs, reaper, clock, timers, logger },
+    exclusive: (volume, task) => volumes.exclusive(volume, task),
+    windowMs: options.trashWindowMs,
+    freeBytesMin: options.trashFreeBytesMin,
+  });
   const front = new Front({ ...base, hlfs, volumes, options });
   const startedAt = new Date(clock.wallMs()).toISOString();
 
@@ -144,18 +171,25 @@ export async function startBlockd(options: BlockdOptions, world: BlockdWorld): P
   };
   const closeAll = async (): Promise<void> => {
     await front.close();
-    await Promise.all([volumes.stop(), reaper.stop()]);
+    await Promise.all([volumes.stop(), trash.stop(), reaper.stop()]);
     await pool.stop(limits.shutdownMs);
     await store.close();
     const exit = JSON.stringify({ pid: process.pid });
     await writeDurably(files, directory.exitFile, `${exit}\n`);
   };
   const ending = new Ending(closeAll, () => control.close(), timers, logger);
-  const context = { hlfs, volumes, pool, reaper, clock, logger, journalBytes };
+  const shared = { hlfs, view, volumes, pool, reaper, trash, quotas, table, directory };
+  const listening = () => ({ nbdSocket: directory.nbdSocket, nbdTcp: front.tcpAddress });
+  const context = { ...shared, listening, clock, logger, journalBytes };
   const control = new ControlServer({
     socketPath: directory.controlSocket,
     handlers: {
       ...volumeMethods(context),
+      ...trashMethods(context),
+      ...quotaMethods(context),
+      ...exportMethods(context),
+      ...contentMethods(context),
+      ...snapshotUpdates(context),
       ...snapshotMethods(context),
       ...documentMethods(context),
       status,
@@ -173,10 +207,15 @@ export async function startBlockd(options: BlockdOptions, world: BlockdWorld): P
   volumes.resumeAll();
   await control.listen();
   reaper.kick();
+  trash.start();
   keepLogSmall(directory.logFile, timers, logger);
   const attached = table.attached.length;
   logger.info({ release, node, store: store.location, attached }, 'blockd started');
-  return { ended: ending.code, shutdown: (graceful) => void ending.begin(graceful) };
+  const isWell = async (): Promise<boolean> => {
+    await Promise.all(pool.threads.map((thread) => thread.call('figures', {})));
+    return true;
+  };
+  return { ended: ending.code, shutdown: (graceful) => void ending.begin(graceful), isWell };
 }
 
 /** The end of a blockd: everything is closed, the answer to whoever asked goes out, then the control socket goes. */

@@ -45,7 +45,11 @@ export async function diff(
   }
 }
 
-async function currentContent(context: HlfsContext, volume: VolumeId): Promise<RootPosition> {
+/** The newest root; NOT_FOUND for a volume that was never written. */
+export async function currentContent(
+  context: HlfsContext,
+  volume: VolumeId,
+): Promise<RootPosition> {
   const { value: head } = await requireHead(context, volume);
   const root = await currentRoot(context, head.log);
   if (root === null) throw new DvceError('NOT_FOUND', { kind: 'root', name: head.log });

@@ -78,9 +78,10 @@ export class ExportOpener {
         reason: crashLoop.reason,
         advice: 'Run: dvce volume check; opening it is tried again in ten minutes.',
       });
-    const readOnlyReason = crashLoop?.reason ?? null;
-    if (readOnlyReason !== null)
-      logger.error({ volume, path, readOnlyReason }, 'opening read-only');
+    const isHeldReadOnly = request.attachment?.export?.readOnly === true;
+    const readOnlyReason =
+      crashLoop?.reason ?? (isHeldReadOnly ? 'it is exported read-only' : null);
+    if (crashLoop !== null) logger.error({ volume, path, readOnlyReason }, 'opening read-only');
     await table.opening(volume);
     try {
       return await this.#openIn(request, readOnlyReason);

@@ -1,7 +1,12 @@
 /** What the handlers of control methods work with. */
 import type { Clock, Logger } from '../base/index.ts';
 import type { HlfsContext } from '../hlfs/index.ts';
+import type { CatalogView } from './catalog-view.ts';
+import type { DataDirectory } from './data-directory.ts';
+import type { OpenTable } from './open-table.ts';
+import type { Quotas } from './quotas.ts';
 import type { ReaperTask } from './reaper-task.ts';
+import type { Trash } from './trash.ts';
 import type { Volumes } from './volumes.ts';
 import type { WorkerPool } from './worker-pool.ts';
 
@@ -10,6 +15,13 @@ export interface NodeContext {
   readonly volumes: Volumes;
   readonly pool: WorkerPool;
   readonly reaper: ReaperTask;
+  readonly view: CatalogView;
+  readonly trash: Trash;
+  readonly quotas: Quotas;
+  readonly table: OpenTable;
+  readonly directory: DataDirectory;
+  /** Where clients connect. */
+  readonly listening: () => { readonly nbdSocket: string; readonly nbdTcp: string | null };
   readonly clock: Clock;
   readonly logger: Logger;
   /** Journal quota of volumes created without one of their own. */

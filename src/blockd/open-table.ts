@@ -6,6 +6,8 @@
  *   { "format": 1,
  *     "attached": [{ "volume", "path", "attachId", "vm", "epoch" }],   path: the one at the time of the attachment; the export's
  *                                                                      name is made of it and stays although the volume is renamed
+ *                  "export": { "readOnly", "atMs" }                    in an attachment that "volume export" made
+ *     "held":     [{ "id", "volume", "path", "snapshot", "atMs" }],    snapshots that "volume export" keeps from being deleted
  *     "opening":  [{ "volume", "atMs" }],                              an open has begun and not ended
  *     "crashes":  [{ "volume", "atMs", "reason" }] }                   rule N4
  *
@@ -22,12 +24,14 @@
 import { Ajv } from 'ajv';
 import Type, { type Static } from 'typebox';
 import {
+  asSnapshotName,
   asVolumeId,
   type Clock,
   DvceError,
   type FileSystem,
   type Logger,
   limits,
+  type SnapshotName,
   type VolumeId,
 } from '../base/index.ts';
 import { type CrashRecord, forgetCrash, readCrash } from './crash-record.ts';
@@ -44,10 +48,20 @@ const attachmentSchema = Type.Object({
   attachId: Type.String(),
   vm: Type.String(),
   epoch: Type.String(),
+  export: Type.Optional(Type.Object({ readOnly: Type.Boolean(), atMs: Type.Number() })),
+});
+const heldSchema = Type.Object({
+  id: Type.String(),
+  volume: uuid,
+  path: Type.String(),
+  snapshot: Type.String(),
+  atMs: Type.Number(),
 });
 const tableSchema = Type.Object({
   format: Type.Integer(),
   attached: Type.Array(attachmentSchema),
+  // Absent in tables of earlier releases.
+  held: Type.Optional(Type.Array(heldSchema)),
   opening: Type.Array(Type.Object({ volume: uuid, atMs: Type.Number() })),
   crashes: Type.Array(Type.Object({ volume: uuid, atMs: Type.Number(), reason: Type.String() })),
 });
@@ -60,6 +74,17 @@ export interface Attachment {
   readonly attachId: string;
   readonly vm: string;
   readonly epoch: string;
+  /** Of an attachment that is an export held by hand. */
+  readonly export?: { readonly readOnly: boolean; readonly atMs: number };
+}
+
+/** A snapshot that is exported by hand. */
+export interface HeldSnapshot {
+  readonly id: string;
+  readonly volume: VolumeId;
+  readonly path: string;
+  readonly snapshot: SnapshotName;
+  readonly atMs: number;
 }
 
 export interface OpenTableOptions {
@@ -104,7 +129,19 @@ export class OpenTable {
   }
 
   get attached(): readonly Attachment[] {
-    return this.#table.attached.map((entry) => ({ ...entry, volume: asVolumeId(entry.volume) }));
+    return this.#table.attached.map(({ export: held, ...entry }) => ({
+      ...entry,
+      volume: asVolumeId(entry.volume),
+      ...(held === undefined ? {} : { export: held }),
+    }));
+  }
+
+  get held(): readonly HeldSnapshot[] {
+    return (this.#table.held ?? []).map((entry) => ({
+      ...entry,
+      volume: asVolumeId(entry.volume),
+      snapshot: asSnapshotName(entry.snapshot),
+    }));
   }
 
   find(volume: VolumeId): Attachment | undefined {
@@ -140,6 +177,23 @@ export class OpenTable {
 
   async detach(volume: VolumeId): Promise<void> {
     this.#table = { ...this.#table, attached: this.#without(volume) };
+    await this.#save();
+  }
+
+  async hold(held: HeldSnapshot): Promise<void> {
+    const before = this.#table.held ?? [];
+    this.#table = { ...this.#table, held: [...before, { ...held }] };
+    try {
+      await this.#save();
+    } catch (error) {
+      this.#table = { ...this.#table, held: before };
+      throw error;
+    }
+  }
+
+  async unhold(id: string): Promise<void> {
+    const held = (this.#table.held ?? []).filter((entry) => entry.id !== id);
+    this.#table = { ...this.#table, held };
     await this.#save();
   }
 

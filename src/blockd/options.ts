@@ -20,6 +20,10 @@ export interface BlockdOptions {
   readonly workers: number | undefined;
   /** A volume opened on demand is closed when it had no client for so long. */
   readonly exportIdleMs: number;
+  /** How long a deleted volume can be had back; 0: not at all. */
+  readonly trashWindowMs: number;
+  /** With less free space the trash is emptied, oldest first. */
+  readonly trashFreeBytesMin: number;
   readonly logLevel: LogLevel;
   /** Write the log to stderr too. */
   readonly foreground: boolean;
@@ -38,6 +42,8 @@ Options:
   --journal-bytes SIZE   default journal quota of a new volume (default: 128MiB)
   --workers N            worker threads (default: cores, at most 4)
   --export-idle TIME     close a volume that had no client for so long (default: 60s)
+  --trash-window TIME    how long a deleted volume can be had back, 0s for not at all (default: 7d)
+  --trash-free-min SIZE  empty the trash, oldest first, while less than this is free (default: 4GiB)
   --log-level LEVEL      debug, info, warn or error (default: info)
   --foreground           write the log to stderr too
   --supervise            keep a blockd running: start it detached, restart it when it dies
@@ -53,6 +59,8 @@ const optionTable = {
   'journal-bytes': { type: 'string' },
   workers: { type: 'string' },
   'export-idle': { type: 'string' },
+  'trash-window': { type: 'string' },
+  'trash-free-min': { type: 'string' },
   'log-level': { type: 'string' },
   foreground: { type: 'boolean' },
   supervise: { type: 'boolean' },
@@ -98,6 +106,11 @@ export function parseBlockdArguments(argv: readonly string[]): BlockdCommand {
       values['export-idle'] === undefined
         ? limits.exportIdleMs
         : parseDuration(values['export-idle']),
+    trashWindowMs: parseWindow(values['trash-window']),
+    trashFreeBytesMin:
+      values['trash-free-min'] === undefined
+        ? limits.trashFreeBytesMin
+        : parseSize(values['trash-free-min']),
     logLevel: parseLevel(values['log-level']),
     foreground: values.foreground ?? false,
   };
@@ -148,6 +161,13 @@ function parseWorkers(text: string | undefined): number | undefined {
   return count;
 }
 
+function parseWindow(text: string | undefined): number {
+  const windowMs = text === undefined ? limits.trashWindowMs : parseDuration(text);
+  if (windowMs > limits.trashWindowMsMax)
+    throw invalid('--trash-window', `${JSON.stringify(text)} is longer than a year`, '');
+  return windowMs;
+}
+
 function parseLevel(text: string | undefined): LogLevel {
   if (text === undefined) return 'info';
   const level = logLevels.find((known) => known === text);
@@ -173,6 +193,8 @@ export function formatBlockdArguments(options: BlockdOptions): string[] {
   argv.push('--journal-bytes', String(options.journalBytes));
   if (options.workers !== undefined) argv.push('--workers', String(options.workers));
   argv.push('--export-idle', `${options.exportIdleMs}ms`);
+  argv.push('--trash-window', `${options.trashWindowMs}ms`);
+  argv.push('--trash-free-min', String(options.trashFreeBytesMin));
   argv.push('--log-level', options.logLevel);
   if (options.foreground) argv.push('--foreground');
   return argv;

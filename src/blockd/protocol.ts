@@ -12,6 +12,17 @@
 import type { ErrorCode, ErrorContext, LoopFigures, ProcessFigures } from '../base/index.ts';
 import type { RequestFigures } from '../nbd/index.ts';
 
+import type {
+  CapacityInfo,
+  CapacityWarning,
+  HeldExport,
+  MapExtent,
+  QuotaInfo,
+  TrashInfo,
+} from './protocol-storage.ts';
+
+export type * from './protocol-storage.ts';
+
 export const controlVersion = 1;
 
 export interface VolumeInfo {
@@ -38,6 +49,8 @@ export interface VolumeInfo {
   readonly snapshots: number;
   /** Present while open in this blockd. */
   readonly open: VolumeActivity | null;
+  /** In the answers of create, clone and resize: what to look at, e.g. that the store is overcommitted. */
+  readonly warnings?: readonly CapacityWarning[];
 }
 
 export interface VolumeActivity {
@@ -181,7 +194,41 @@ export interface ControlMethods {
     params: { path: string; sizeBytes: number; shrink?: boolean };
     result: VolumeInfo;
   };
-  'volume.delete': { params: { path: string }; result: Record<string, never> };
+  /** Into the trash, or for good: `now`, images, and a window of zero. */
+  'volume.delete': {
+    params: { path: string; now?: boolean };
+    result: { trash: TrashInfo | null };
+  };
+  'trash.list': { params: Record<string, never>; result: { volumes: TrashInfo[] } };
+  /** `what` is an id, or the path of a deleted volume: of several the one that was deleted last. */
+  'trash.restore': { params: { what: string; to?: string }; result: VolumeInfo };
+  /** Without `what` all of it. */
+  'trash.empty': { params: { what?: string }; result: { discarded: TrashInfo[] } };
+  capacity: { params: Record<string, never>; result: CapacityInfo };
+  'quota.list': { params: Record<string, never>; result: { quotas: QuotaInfo[] } };
+  /** With what is stored below it. */
+  'quota.get': { params: { path: string }; result: QuotaInfo };
+  'quota.set': {
+    params: {
+      path: string;
+      sizeBytes: number | null;
+      volumes: number | null;
+      storedBytes: number | null;
+    };
+    result: QuotaInfo;
+  };
+  'quota.delete': { params: { path: string }; result: Record<string, never> };
+  /** Where the content is, from `offset` on; `next` is where to ask on, null at the end. */
+  'volume.map': {
+    params: { path: string; snapshot?: string | null; offset?: number; limit?: number };
+    result: { sizeBytes: number; extents: MapExtent[]; next: number | null };
+  };
+  'export.create': {
+    params: { path: string; snapshot?: string | null; readOnly?: boolean };
+    result: HeldExport;
+  };
+  'export.list': { params: Record<string, never>; result: { exports: HeldExport[] } };
+  'export.delete': { params: { id: string }; result: Record<string, never> };
   /** Without a snapshot in `source` one is taken first, named `clone-<time>`. */
   'volume.clone': {
     params: {
@@ -230,6 +277,10 @@ export interface ControlMethods {
     result: { snapshots: SnapshotInfo[] };
   };
   'snapshot.list': { params: { path: string }; result: { snapshots: SnapshotInfo[] } };
+  'snapshot.update': {
+    params: { path: string; name: string; labels?: Labels; protected?: boolean };
+    result: SnapshotInfo;
+  };
   'snapshot.delete': { params: { path: string; name: string }; result: Record<string, never> };
   'snapshot.rollback': { params: { path: string; name: string }; result: VolumeInfo };
   /** `to` null: the current content. */

@@ -26,6 +26,8 @@ const flag = Type.Boolean();
 const kind = Type.Union([Type.Literal('volume'), Type.Literal('image')]);
 const optional = Type.Optional;
 
+const orNull = (schema: TSchema): TSchema => Type.Union([schema, Type.Null()]);
+
 const closed = (properties: Record<string, TSchema>): TSchema =>
   Type.Object(properties, { additionalProperties: false });
 
@@ -51,7 +53,29 @@ const schemas: Readonly<Record<ControlMethod, TSchema>> = {
   'volume.rename': closed({ path, to: path }),
   'volume.update': closed({ path, labels: optional(labels), protected: optional(flag) }),
   'volume.resize': closed({ path, sizeBytes: bytes, shrink: optional(flag) }),
-  'volume.delete': closed({ path }),
+  'volume.delete': closed({ path, now: optional(flag) }),
+  'trash.list': closed({}),
+  'trash.restore': closed({ what: path, to: optional(path) }),
+  'trash.empty': closed({ what: optional(path) }),
+  capacity: closed({}),
+  'quota.list': closed({}),
+  'quota.get': closed({ path }),
+  'quota.set': closed({
+    path,
+    sizeBytes: orNull(bytes),
+    volumes: orNull(Type.Integer({ minimum: 0, maximum: 1_000_000 })),
+    storedBytes: orNull(bytes),
+  }),
+  'quota.delete': closed({ path }),
+  'volume.map': closed({
+    path,
+    snapshot: optional(orNull(name)),
+    offset: optional(bytes),
+    limit: optional(count),
+  }),
+  'export.create': closed({ path, snapshot: optional(orNull(name)), readOnly: optional(flag) }),
+  'export.list': closed({}),
+  'export.delete': closed({ id: identifier }),
   'volume.clone': closed({
     source: path,
     path,
@@ -79,6 +103,12 @@ const schemas: Readonly<Record<ControlMethod, TSchema>> = {
     protected: optional(flag),
   }),
   'snapshot.list': closed({ path }),
+  'snapshot.update': closed({
+    path,
+    name,
+    labels: optional(labels),
+    protected: optional(flag),
+  }),
   'snapshot.delete': closed({ path, name }),
   'snapshot.rollback': closed({ path, name }),
   'snapshot.diff': closed({

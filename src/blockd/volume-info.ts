@@ -1,27 +1,20 @@
 /** What the control protocol says about volumes and snapshots, made of the documents. */
-import {
-  type HlfsContext,
-  listSnapshots,
-  type SnapshotRecord,
-  type VolumeRecord,
-} from '../hlfs/index.ts';
-import type { SnapshotInfo, VolumeActivity, VolumeInfo } from './protocol.ts';
+import type { SnapshotRecord, TrashedVolume, VolumeRecord } from '../hlfs/index.ts';
+import type { SnapshotInfo, TrashInfo, VolumeActivity, VolumeInfo } from './protocol.ts';
 
 const timeText = (ms: number): string => new Date(ms).toISOString();
 
-export async function describeVolume(
-  context: HlfsContext,
+export function describeVolume(
   { id, path, head }: VolumeRecord,
+  snapshots: number,
   open: VolumeActivity | null,
-): Promise<VolumeInfo> {
-  const snapshots = await listSnapshots(context, id);
+): VolumeInfo {
   const { image, origin } = head;
   return {
     id,
     path,
     kind: head.kind,
-    // The catalog names no volume that is still being created.
-    state: head.state === 'creating' ? 'active' : head.state,
+    state: stateOf(head.state),
     sizeBytes: Number(head.sizeBytes),
     blockBytes: head.blockBytes,
     labels: head.labels,
@@ -40,10 +33,28 @@ export async function describeVolume(
             sourceBytes: Number(image.sourceBytes),
             contentDigest: image.contentDigest ?? null,
           },
-    snapshots: snapshots.length,
+    snapshots,
     open,
   };
 }
+
+/** The catalog names no volume that is still being created, nor one in the trash. */
+const stateOf = (state: VolumeRecord['head']['state']): VolumeInfo['state'] =>
+  state === 'creating' || state === 'trashed' ? 'active' : state;
+
+export const describeTrashed = ({ id, head, trash }: TrashedVolume): TrashInfo => ({
+  id,
+  path: trash.path,
+  kind: head.kind,
+  sizeBytes: Number(head.sizeBytes),
+  labels: head.labels,
+  createdAt: timeText(head.createdAtMs),
+  deletedAt: timeText(trash.atMs),
+  expiresAt: timeText(Math.min(trash.untilMs, lastTimeMs)),
+});
+
+/** The last time that has a text. */
+const lastTimeMs = 8_640_000_000_000_000;
 
 export function describeSnapshots(
   path: string,

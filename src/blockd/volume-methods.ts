@@ -1,6 +1,7 @@
 /** Control methods on volumes and images. */
 import {
   asSnapshotName,
+  asVolumeId,
   asVolumePath,
   DvceError,
   limits,
@@ -12,12 +13,10 @@ import {
   cloneVolume,
   createVolume,
   deleteSnapshot,
-  deleteVolume,
   findSnapshot,
   getVolume,
   growHead,
   listSnapshots,
-  listVolumes,
   publishImage,
   readRanges,
   renameVolume,
@@ -25,6 +24,7 @@ import {
   updateVolume,
   type VolumeRecord,
 } from '../hlfs/index.ts';
+import { warningsFor } from './capacity.ts';
 import type { ControlHandlers } from './control-server.ts';
 import type { NodeContext } from './node-context.ts';
 import type { VolumeInfo } from './protocol.ts';
@@ -34,17 +34,16 @@ import { describeVolume } from './volume-info.ts';
 export const imageSnapshot: SnapshotName = asSnapshotName('image');
 
 export async function infoOf(node: NodeContext, record: VolumeRecord): Promise<VolumeInfo> {
-  return describeVolume(node.hlfs, record, await node.volumes.activity(record.id));
+  // Read afresh: the right moment to see whether what lists remember is right.
+  node.view.compare(record);
+  const snapshots = await listSnapshots(node.hlfs, record.id);
+  return describeVolume(record, snapshots.length, await node.volumes.activity(record.id));
 }
 
-/** Few at a time: each reads the volume's snapshots, and other requests want the thread pool too. */
-async function infosOf(node: NodeContext, records: readonly VolumeRecord[]): Promise<VolumeInfo[]> {
-  const infos: VolumeInfo[] = [];
-  for (let at = 0; at < records.length; at += limits.listReadsMax) {
-    const part = records.slice(at, at + limits.listReadsMax);
-    infos.push(...(await Promise.all(part.map((record) => infoOf(node, record)))));
-  }
-  return infos;
+/** After a volume was made or enlarged: what the operator should know. */
+async function withWarnings(node: NodeContext, info: VolumeInfo): Promise<VolumeInfo> {
+  const warnings = await warningsFor(node, info.path);
+  return warnings.length === 0 ? info : { ...info, warnings };
 }
 
 /** Make sure that the path still means the volume whose turn it is: it may have been renamed while we waited. */
@@ -74,7 +73,6 @@ type VolumeMethods = Pick<
   | 'volume.rename'
   | 'volume.update'
   | 'volume.resize'
-  | 'volume.delete'
   | 'volume.clone'
   | 'volume.check'
   | 'volume.recover'
@@ -84,48 +82,25 @@ type VolumeMethods = Pick<
 >;
 
 export function volumeMethods(node: NodeContext): VolumeMethods {
-  const { hlfs, volumes, pool, journalBytes } = node;
+  const { hlfs, volumes, pool, quotas, journalBytes } = node;
   return {
-    'volume.create': async ({ path, ...options }) =>
-      infoOf(node, await createVolume(hlfs, path, { journalBytes, ...options })),
-
-    'volume.list': async (filter) => {
-      const records = await listVolumes(hlfs, filter);
-      if (records.length > limits.controlListMax)
-        throw new DvceError('TOO_LARGE', {
-          what: 'the list of volumes',
-          reason: `it has ${records.length} entries, an answer at most ${limits.controlListMax}`,
-          advice: 'Ask for a part of the namespace by its prefix.',
-        });
-      return { volumes: await infosOf(node, records) };
+    'volume.create': async ({ path, ...options }) => {
+      const create = () => createVolume(hlfs, path, { journalBytes, ...options });
+      const made = await quotas.guarded(asVolumePath(path), options, create);
+      return withWarnings(node, await infoOf(node, made));
     },
+
+    'volume.list': ({ prefix = '/', kind }) => list(node, prefix, kind),
 
     'volume.get': async ({ path }) => infoOf(node, await getVolume(hlfs, path)),
 
     // An attachment keeps the export's name of its time, so a volume in use may be renamed.
-    'volume.rename': async ({ path, to }) =>
-      infoOf(
-        node,
-        await inTurn(node, path, async () => {
-          const renamed = await renameVolume(hlfs, path, to);
-          volumes.renamed(renamed.id, renamed.path);
-          return renamed;
-        }),
-      ),
+    'volume.rename': async ({ path, to }) => infoOf(node, await rename(node, path, to)),
 
     'volume.update': async ({ path, ...change }) =>
       infoOf(node, await updateVolume(hlfs, path, change)),
 
     'volume.resize': (params) => resize(node, params),
-
-    'volume.delete': async ({ path }) => {
-      await inTurn(node, path, async (record) => {
-        await volumes.closeUnused(record.id, path, true);
-        await deleteVolume(hlfs, path, (id) => volumes.inUse(id, true));
-      });
-      node.reaper.kick();
-      return {};
-    },
 
     'volume.clone': (params) => clone(node, params),
 
@@ -170,6 +145,43 @@ export function volumeMethods(node: NodeContext): VolumeMethods {
   };
 }
 
+async function list(
+  node: NodeContext,
+  prefix: string,
+  kind: VolumeInfo['kind'] | undefined,
+): Promise<{ volumes: VolumeInfo[] }> {
+  const all = await node.view.list(prefix === '' || prefix === '/' ? '/' : asVolumePath(prefix));
+  const chosen = kind === undefined ? all : all.filter(({ info }) => info.kind === kind);
+  if (chosen.length > limits.controlListMax)
+    throw new DvceError('TOO_LARGE', {
+      what: 'the list of volumes',
+      reason: `it has ${chosen.length} entries, an answer at most ${limits.controlListMax}`,
+      advice: 'Ask for a part of the namespace by its prefix.',
+    });
+  const volumes = chosen.map(async ({ info }): Promise<VolumeInfo> => {
+    const id = asVolumeId(info.id);
+    return node.volumes.find(id) === undefined
+      ? info
+      : { ...info, open: await node.volumes.activity(id) };
+  });
+  return { volumes: await Promise.all(volumes) };
+}
+
+async function rename(node: NodeContext, path: string, to: string): Promise<VolumeRecord> {
+  const task = (): Promise<VolumeRecord> =>
+    inTurn(node, path, async () => {
+      const renamed = await renameVolume(node.hlfs, path, to);
+      node.volumes.renamed(renamed.id, renamed.path);
+      return renamed;
+    });
+  const target = asVolumePath(to);
+  const found = (await node.view.list(asVolumePath(path))).find(({ info }) => info.path === path);
+  if (found === undefined) return task();
+  // The size may grow while it waits for its turn; a quota then learns of it at the next look.
+  const { record, info } = found;
+  return node.quotas.guarded(target, { sizeBytes: info.sizeBytes, volume: record.id }, task);
+}
+
 /**
  * The volume that an attachment is about. Whoever attached it may know it by the path of that time, although it was renamed
  * since; the open table does too.
@@ -198,7 +210,18 @@ interface ResizeParams {
 }
 
 /** G6: growing is online, the head first; shrinking needs the volume closed. */
-function resize(node: NodeContext, { path, sizeBytes, shrink }: ResizeParams): Promise<VolumeInfo> {
+async function resize(node: NodeContext, params: ResizeParams): Promise<VolumeInfo> {
+  const { id, path, head } = await getVolume(node.hlfs, params.path);
+  const task = (): Promise<VolumeInfo> => resizeNow(node, params);
+  if (params.sizeBytes <= Number(head.sizeBytes)) return task();
+  const coming = { sizeBytes: params.sizeBytes, volume: id };
+  return withWarnings(node, await node.quotas.guarded(path, coming, task));
+}
+
+function resizeNow(
+  node: NodeContext,
+  { path, sizeBytes, shrink }: ResizeParams,
+): Promise<VolumeInfo> {
   const { hlfs, volumes } = node;
   return inTurn(node, path, async (record) => {
     if (sizeBytes < Number(record.head.sizeBytes) && shrink === true) {
@@ -244,7 +267,23 @@ async function clone(node: NodeContext, params: CloneParams): Promise<VolumeInfo
   if (await exists(node, path))
     throw new DvceError('ALREADY_EXISTS', { kind: 'volume', name: path });
   const named = parsed.snapshot ?? (record.head.kind === 'image' ? imageSnapshot : undefined);
-  const name = named ?? (await snapshotForClone(node, parsed.path));
+  const from =
+    named === undefined ? record.head : (await findSnapshot(hlfs, record.id, named)).value;
+  const sizeBytes = options.sizeBytes ?? Number(from.sizeBytes);
+  const made = await node.quotas.guarded(asVolumePath(path), { sizeBytes }, () =>
+    cloneNow(node, record, named, { ...options, path }),
+  );
+  return withWarnings(node, made);
+}
+
+async function cloneNow(
+  node: NodeContext,
+  record: VolumeRecord,
+  named: SnapshotName | undefined,
+  { path, ...options }: Omit<CloneParams, 'source'>,
+): Promise<VolumeInfo> {
+  const { hlfs } = node;
+  const name = named ?? (await snapshotForClone(node, record.path));
   try {
     const { value } = await findSnapshot(hlfs, record.id, name);
     const made = await cloneVolume(

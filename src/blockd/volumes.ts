@@ -85,6 +85,9 @@ export class Volumes {
       if (withSnapshots)
         return `${hosted.users} NBD clients are connected to its snapshot ${hosted.snapshot}`;
     }
+    const held = this.#options.table.held.find((one) => one.volume === volume);
+    if (held !== undefined && withSnapshots)
+      return `its snapshot ${held.snapshot} is exported as ${held.id}`;
     return undefined;
   }
 
@@ -121,6 +124,11 @@ export class Volumes {
 
   /** Refuse with IN_USE while a snapshot has users, or close it. In the volume's turn. */
   async closeSnapshot(volume: VolumeId, snapshot: SnapshotName, path: string): Promise<void> {
+    const held = this.#options.table.held.find(
+      (one) => one.volume === volume && one.snapshot === snapshot,
+    );
+    if (held !== undefined)
+      throw inUse(`${path}@${snapshot}`, `it is exported as ${held.id}`, 'snapshot');
     const hosted = this.#hosted.get(exportKey(volume, snapshot));
     if (hosted === undefined) return;
     if (hosted.users > 0)
@@ -152,7 +160,13 @@ export class Volumes {
   }
 
   /** Idempotent per attach id. */
-  attach(volume: VolumeId, path: string, attachId: string, vm: string): Promise<Hosted> {
+  attach(
+    volume: VolumeId,
+    path: string,
+    attachId: string,
+    vm: string,
+    held?: Attachment['export'],
+  ): Promise<Hosted> {
     return this.exclusive(volume, async () => {
       const { table, epochOf } = this.#options;
       const attached = table.find(volume);
@@ -162,7 +176,8 @@ export class Volumes {
         return this.find(volume) ?? this.#resume(attached);
       }
       await this.closeUnused(volume, path);
-      const attachment = { volume, path, attachId, vm, epoch: '' };
+      const kept = held === undefined ? {} : { export: held };
+      const attachment = { volume, path, attachId, vm, epoch: '', ...kept };
       const hosted = await this.#open({ volume, snapshot: null, path, attachment });
       try {
         await table.attach({ ...attachment, epoch: await epochOf(volume) });

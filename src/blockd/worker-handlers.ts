@@ -3,6 +3,7 @@ import { limits, loopFigures } from '../base/index.ts';
 import type { HlfsContext } from '../hlfs/index.ts';
 import { checkVolume, recoverJournal } from '../hlfs/index.ts';
 import type { CallContext } from './calls.ts';
+import { contentMap } from './content-map.ts';
 import { diff } from './diff.ts';
 import { LocalExports } from './local-exports.ts';
 import type { WorkerMethod, WorkerParams, WorkerResult } from './worker-protocol.ts';
@@ -71,6 +72,7 @@ export function workerHandlers(context: HlfsContext, thread: string): WorkerHand
       return { ...result, findings: [...result.findings] };
     },
     recover: ({ volume, acceptLoss }) => recoverJournal(context, volume, { acceptLoss }),
+    'content.map': (params, { signal }) => contentMap(context, params, signal),
     diff: async (params, { signal }) => diff(context, params, signal),
     stop: async () => {
       await exports.closeAll();

@@ -43,6 +43,7 @@ export class WorkerThread {
     setup: WorkerSetup,
     timers: Timers,
     onFatal: (thread: WorkerThread, error: DvceError) => void,
+    onChanged: (key: string) => void,
   ) {
     this.index = setup.index;
     this.#worker = new Worker(workerEntry, { workerData: setup, name: `volumes-${setup.index}` });
@@ -58,7 +59,9 @@ export class WorkerThread {
       this.#stopping = true;
     };
     this.#worker.on('message', (message: unknown) => {
-      if (isRecord(message)) this.#calls.receive(message);
+      if (!isRecord(message)) return;
+      if (typeof message['changed'] === 'string') onChanged(message['changed']);
+      else this.#calls.receive(message);
     });
     this.#worker.on('messageerror', (error) => fatal(toDvceError(error)));
     this.#worker.on('error', (error) => fatal(toDvceError(error)));
@@ -89,15 +92,17 @@ export interface WorkerPoolOptions {
   readonly setup: Omit<WorkerSetup, 'index'>;
   readonly timers: Timers;
   readonly onFatal: (thread: WorkerThread, error: DvceError) => void;
+  /** A worker wrote a document of the store, or may have. */
+  readonly onChanged: (key: string) => void;
 }
 
 export class WorkerPool {
   readonly threads: readonly WorkerThread[];
 
-  constructor({ count, setup, timers, onFatal }: WorkerPoolOptions) {
+  constructor({ count, setup, timers, onFatal, onChanged }: WorkerPoolOptions) {
     this.threads = Array.from(
       { length: count },
-      (_, index) => new WorkerThread({ ...setup, index }, timers, onFatal),
+      (_, index) => new WorkerThread({ ...setup, index }, timers, onFatal, onChanged),
     );
   }
 

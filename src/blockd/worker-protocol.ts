@@ -15,7 +15,7 @@ import {
 import type { SnapshotDocument, SnapshotOptions } from '../hlfs/index.ts';
 import type { RequestFigures } from '../nbd/index.ts';
 import type { LogLevel } from './options.ts';
-import type { CheckFinding, DiffRange, VolumeActivity } from './protocol.ts';
+import type { CheckFinding, DiffRange, MapExtent, VolumeActivity } from './protocol.ts';
 
 export type ExportKey = string;
 
@@ -101,6 +101,10 @@ export interface WorkerMethods {
   recover: {
     params: { volume: VolumeId; acceptLoss: boolean };
     result: { lostFromSeq: string | null; recoveredBytes: number };
+  };
+  'content.map': {
+    params: { volume: VolumeId; snapshot: SnapshotName | null; offset: number; limit: number };
+    result: { sizeBytes: number; extents: MapExtent[]; next: number | null };
   };
   diff: {
     params: { volume: VolumeId; from: SnapshotName; to: SnapshotName | null; limit: number };

@@ -11,6 +11,7 @@ import { type HlfsContext, openDocuments } from '../hlfs/index.ts';
 import { openLocalStore } from '../stores/index.ts';
 import { type CallContext, Dispatcher } from './calls.ts';
 import { isRecord } from './lines.ts';
+import { observed } from './observed-documents.ts';
 import { openProcessLog } from './process-log.ts';
 import { workerHandlers } from './worker-handlers.ts';
 import type { WorkerMethod, WorkerParams, WorkerSetup } from './worker-protocol.ts';
@@ -24,7 +25,8 @@ async function openContext(setup: WorkerSetup): Promise<HlfsContext> {
   });
   return {
     store,
-    documents: openDocuments(store),
+    // The main thread hears of a change before it hears that the request which made it is done.
+    documents: observed(openDocuments(store), (changed) => parentPort?.postMessage({ changed })),
     files: nodeFileSystem,
     clock: systemClock,
     timers: systemTimers,

@@ -1,9 +1,10 @@
 /**
  * Deleting volumes, and the trash.
  *
- * A volume that is deleted loses its name at once. Into the *trash* it goes by one compare-and-swap of its head to `trashed`,
- * which raises the epoch like a takeover (N2): no writer of before changes it any more. Its logs, snapshots and pins stay as
- * they are, so clones live on and nothing has to be brought back. From there
+ * A volume that is deleted loses its name at once. Into the *trash* it goes by one compare-and-swap of its head to `trashed`.
+ * Its epoch, scope, logs, snapshots and pins stay as they are, so clones live on and nothing has to be brought back; above all
+ * its journal stays its own, whose tail may hold acknowledged writes of a blockd that was killed (a raised epoch would end
+ * it). The end of a volume raises the epoch like a takeover (N2): no writer of before changes it any more. From the trash
  * - `restoreVolume` claims a name and switches the head to `active`, in the order of a rename (N1): cut short before the
  *   switch, the claim means nothing and is dropped by whoever meets it, after a touch of the head, so that the switch fails;
  * - `discardVolume` switches it to `deleting`, and the reaper does the rest. Exactly one of the two wins the head.
@@ -58,7 +59,10 @@ export async function deleteVolume(
   path: string,
   inUse: InUse,
 ): Promise<VolumeId> {
-  const head = await takeAway(context, path, inUse, (now) => ({ ...now, state: 'deleting' }));
+  const head = await takeAway(context, path, inUse, (now) => ({
+    ...raiseEpoch(now),
+    state: 'deleting',
+  }));
   return head.volume;
 }
 
@@ -92,7 +96,7 @@ async function takeAway(
     if (!isAt(head, place) || !isUsable(head)) throw noSuchVolume(path);
     if (head.protected) throw new DvceError('PROTECTED', { kind: 'volume', name: path });
     refuseInUse(head, inUse, path);
-    return change(raiseEpoch(head));
+    return change(head);
   });
   // One in the trash may come back under the same name meanwhile: that name is dropped only while the head disagrees with it.
   if (!isTrashed(value)) await dropName(context, value);
@@ -184,7 +188,7 @@ export async function discardVolume(context: HlfsContext, id: VolumeId): Promise
   for (let attempt = 0; attempt < limits.documentTries; attempt += 1) {
     const head = await readHead(context, id);
     if (head === undefined || !isTrashed(head.value)) return false;
-    const deleting: HeadDocument = { ...head.value, state: 'deleting' };
+    const deleting: HeadDocument = { ...raiseEpoch(head.value), state: 'deleting' };
     if (await context.documents.replace(context.scope, headKey(id), head.version, deleting))
       return true;
   }

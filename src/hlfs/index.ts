@@ -13,7 +13,9 @@ export {
   type VolumeOptions,
   type VolumeTarget,
 } from './catalog.ts';
+export { readHead } from './catalog-documents.ts';
 export { type CheckOptions, type CheckResult, checkVolume, type Finding } from './check.ts';
+export { type ContentExtent, listContent } from './content.ts';
 export * from './context.ts';
 export { currentRoot } from './current-root.ts';
 export {
@@ -36,7 +38,6 @@ export {
   rollbackVolume,
 } from './forks.ts';
 export { type InUse, isAt, isUsable, requireHead, volumeIds } from './heads.ts';
-export { readHead } from './catalog-documents.ts';
 export { rootDirectory, type VolumeRecord } from './names.ts';
 export { listPlaces, type Named } from './names-walk.ts';
 export { type ReclaimLog, reap, reapVolume } from './reaper.ts';

@@ -86,6 +86,22 @@ async function collect(
   }
 }
 
+/** What an entry of the namespace says; only the head of the volume tells whether it is right (N1). */
+export interface Named {
+  readonly path: VolumePath;
+  readonly parent: DirectoryId;
+  readonly name: string;
+  readonly volume: VolumeId;
+}
+
+/** Every entry of a volume, in order of their paths. Changes nothing. */
+export async function listPlaces(context: HlfsContext): Promise<Named[]> {
+  const found: Named[] = [];
+  for await (const met of walk(context, rootDirectory, ''))
+    if (met.kind === 'volume') found.push({ ...met.place, volume: met.volume });
+  return found;
+}
+
 /** Go through the whole namespace: drop stale entries and empty directories that a crash left behind. */
 export async function sweepNames(context: HlfsContext): Promise<void> {
   for await (const met of walk(context, rootDirectory, '')) {

@@ -6,6 +6,7 @@
 import { DvceError, type LogId, limits, type VolumeId } from '../base/index.ts';
 import { readSnapshot, snapshotKey } from './catalog-documents.ts';
 import type { HlfsContext } from './context.ts';
+import { readTrashed } from './deletion.ts';
 import type { Versioned } from './documents.ts';
 import { changedTooOften, requireHead } from './heads.ts';
 import { listNames } from './names-walk.ts';
@@ -53,13 +54,16 @@ async function inUse(
   pins: readonly PinDocument[],
 ): Promise<DvceError> {
   const volumes = await listNames(context, '/');
-  const users = pins.map((pin) => {
-    if (pin.kind === 'reader') return 'a reader';
+  const users: string[] = [];
+  for (const pin of pins) {
     const found = volumes.find((record) => record.id === pin.volume);
-    return found === undefined
-      ? `the deleted volume ${pin.volume}, maybe in the trash`
-      : `its clone ${found.path}`;
-  });
+    const trashed = found === undefined ? await readTrashed(context, pin.volume) : undefined;
+    if (pin.kind === 'reader') users.push('a reader');
+    else if (found !== undefined) users.push(`its clone ${found.path}`);
+    else if (trashed !== undefined)
+      users.push(`its clone ${trashed.trash.path} in the trash (dvce trash empty ${trashed.id})`);
+    else users.push(`the deleted volume ${pin.volume}`);
+  }
   return new DvceError('IN_USE', {
     kind: 'snapshot',
     name,

@@ -102,11 +102,11 @@ t.test('results, errors and the mode of the socket', async (t) => {
     'volume.list': async ({ prefix }) => {
       throw new DvceError('NOT_FOUND', { kind: 'volume', name: String(prefix) });
     },
-    'volume.delete': async () => ({}),
+    'volume.delete': async () => ({ trash: null }),
   });
   t.equal(statSync(socketPath).mode & 0o777, 0o660);
   t.match(await client.hello(), { version: 1, release: '0.0.1', pid: process.pid });
-  t.strictSame(await client.call('volume.delete', { path: '/a' }), {});
+  t.strictSame(await client.call('volume.delete', { path: '/a' }), { trash: null });
   await t.rejects(client.call('volume.list', { prefix: '/p' }), {
     code: 'NOT_FOUND',
     message: 'volume /p does not exist',

@@ -10,6 +10,23 @@ import { isAlive, testNode, until } from '../support/blockd-process.ts';
 import { RawNbd } from '../support/nbd-raw.ts';
 import { blockBytes, readStamp, stamp } from '../support/stamped-load.ts';
 
+/** The story of blockd-storage.test.ts. */
+const inBlockdStorage: readonly ControlMethod[] = [
+  'trash.list',
+  'trash.restore',
+  'trash.empty',
+  'capacity',
+  'quota.list',
+  'quota.get',
+  'quota.set',
+  'quota.delete',
+  'volume.map',
+  'export.create',
+  'export.list',
+  'export.delete',
+  'snapshot.update',
+];
+
 t.test('B-44 every control method has an effect', async (t) => {
   const node = testNode(t, [
     '--workers',
@@ -20,7 +37,7 @@ t.test('B-44 every control method has an effect', async (t) => {
     '300ms',
   ]);
   const pid = await node.ensure();
-  const called = new Set<string>(['hello']);
+  const called = new Set<string>(['hello', ...inBlockdStorage]);
   const call = <M extends ControlMethod>(
     method: M,
     params: ControlParams<M>,
@@ -266,7 +283,7 @@ t.test('B-44 every control method has an effect', async (t) => {
   const { log } = await call('volume.get', { path: '/c1' });
   const logDirectory = join(node.directory.store, 'logs', log);
   t.ok(existsSync(logDirectory));
-  await call('volume.delete', { path: '/c1' });
+  await call('volume.delete', { path: '/c1', now: true });
   await until('its log to be reaped', () => !existsSync(logDirectory));
   await t.rejects(call('volume.get', { path: '/c1' }), { code: 'NOT_FOUND' });
   t.equal(await get('/a@s1', 1), 10);
