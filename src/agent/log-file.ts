@@ -4,12 +4,12 @@
  */
 import { renameSync, statSync } from 'node:fs';
 import { destination, pino, stdTimeFunctions } from 'pino';
-import { type Logger, limits, systemCode } from '../base/index.ts';
+import { isJournal, journalPriority, type Logger, limits, systemCode } from '../base/index.ts';
 
 /** `path` undefined: standard error. */
 export function openAgentLog(path: string | undefined): Logger {
   const options = { base: { pid: process.pid }, timestamp: stdTimeFunctions.isoTime };
-  if (path === undefined) return pino(options, destination({ dest: 2, sync: true }));
+  if (path === undefined) return pino(options, errorOutput());
   const file = destination({ dest: path, append: true, mkdir: true, sync: true, mode: 0o640 });
   let bytes = sizeOf(path);
   return pino(options, {
@@ -22,6 +22,18 @@ export function openAgentLog(path: string | undefined): Logger {
       file.reopen(path);
     },
   });
+}
+
+function errorOutput(): { write(line: string): void } {
+  const output = destination({ dest: 2, sync: true });
+  if (!isJournal(process.env)) return output;
+  // pino writes the level first; the journal takes it from the start of the line.
+  const levelOf = (line: string): number => Number(/^\{"level":(\d+)/.exec(line)?.[1]);
+  return {
+    write(line) {
+      output.write(`${journalPriority(levelOf(line))}${line}`);
+    },
+  };
 }
 
 function sizeOf(path: string): number {

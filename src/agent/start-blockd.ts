@@ -16,7 +16,7 @@ import {
   type Timers,
   toDvceError,
 } from '../base/index.ts';
-import { dataDirectory, ensureBlockd } from '../blockd/index.ts';
+import { BlockdClient, dataDirectory, ensureBlockd } from '../blockd/index.ts';
 import type { DataProcess } from './data-process.ts';
 import { isHeld, stopBlockd } from './stop-blockd.ts';
 
@@ -27,6 +27,8 @@ export interface StartBlockdOptions {
   readonly clock: Clock;
   readonly timers: Timers;
   readonly signal: AbortSignal;
+  /** Something else (systemd) runs blockd: it is waited for, never started. */
+  readonly isExternal?: boolean | undefined;
 }
 
 const triesMax = 3;
@@ -35,6 +37,7 @@ const complaint = /^dvce blockd: (.*)$/gm;
 
 /** @throws BLOCKD_UNAVAILABLE with what blockd said */
 export async function startBlockd(options: StartBlockdOptions): Promise<void> {
+  if (options.isExternal === true) return awaitBlockd(options);
   const { root, launcherLogFile, controlSocket } = dataDirectory(options.dataDirectory);
   const { clock, timers, blockd, blockdOptions } = options;
   const hadLauncher = isHeld(root, 'launcher.lock');
@@ -58,6 +61,32 @@ export async function startBlockd(options: StartBlockdOptions): Promise<void> {
     );
   } finally {
     done.abort(new DvceError('CANCELLED', { what: 'waiting for blockd' }));
+  }
+}
+
+/** @throws BLOCKD_UNAVAILABLE when it does not answer in time */
+export async function awaitBlockd({
+  dataDirectory: root,
+  clock,
+  timers,
+  signal,
+}: StartBlockdOptions): Promise<void> {
+  const { controlSocket } = dataDirectory(root);
+  const end = clock.monotonicMs() + limits.blockdStartMs;
+  const client = new BlockdClient({ socketPath: controlSocket, timers });
+  try {
+    for (;;) {
+      try {
+        await client.hello({ signal });
+        return;
+      } catch (error) {
+        const known = toDvceError(error);
+        if (known.code !== 'BLOCKD_UNAVAILABLE' || clock.monotonicMs() >= end) throw known;
+      }
+      await sleep(timers, pollMs, signal);
+    }
+  } finally {
+    client.close();
   }
 }
 

@@ -10,6 +10,8 @@ export * from './ids.ts';
 export * from './limits.ts';
 export * from './lock.ts';
 export * from './log.ts';
+export * from './nearest.ts';
 export * from './process-figures.ts';
 export * from './random.ts';
+export * from './supervisor.ts';
 export * from './units.ts';

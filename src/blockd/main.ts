@@ -8,16 +8,15 @@
  * - SIGTERM and SIGINT are a graceful shutdown, exit 0; a second one ends at once.
  */
 
-import { spawn } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import {
   DvceError,
   exitCodes,
-  type Logger,
   limits,
   lockDataDirectory,
   nodeFileSystem,
+  Supervisor,
   systemClock,
   systemRandom,
   systemTimers,
@@ -82,23 +81,17 @@ export async function runBlockd(options: BlockdOptions): Promise<number> {
     if (ending) process.exit(exitCodes.failed);
     ending = true;
     logger.info({ signal }, 'told to stop');
+    void supervisor.stopping();
     blockd.shutdown(true);
   };
   process.on('SIGTERM', onSignal);
   process.on('SIGINT', onSignal);
-  notifySupervisor(logger);
+  const { env: environment, pid } = process;
+  const supervisor = new Supervisor({ environment, pid, timers: systemTimers, logger });
+  void supervisor.ready('serving volumes', () => blockd.isWell());
   const code = await blockd.ended;
   lock.release();
   return code;
-}
-
-/** Tell systemd that blockd is ready, where systemd started it. */
-function notifySupervisor(logger: Logger): void {
-  if (process.env['NOTIFY_SOCKET'] === undefined) return;
-  const child = spawn('systemd-notify', ['--ready', `--pid=${process.pid}`], { stdio: 'ignore' });
-  child.on('error', (error) =>
-    logger.warn({ err: error }, 'systemd could not be told that blockd is ready'),
-  );
 }
 
 async function runLauncher(options: BlockdOptions): Promise<number> {

@@ -4,7 +4,7 @@
  */
 import { copyFileSync, statSync, truncateSync } from 'node:fs';
 import { destination, multistream, pino } from 'pino';
-import { type Logger, limits, systemCode } from '../base/index.ts';
+import { isJournal, journalPriority, type Logger, limits, systemCode } from '../base/index.ts';
 import type { LogLevel } from './options.ts';
 
 export interface ProcessLogOptions {
@@ -19,13 +19,27 @@ export function openProcessLog(options: ProcessLogOptions): Logger {
   const { path, level, foreground, thread } = options;
   const streams = [
     { level, stream: destination({ dest: path, append: true, sync: true, mode: 0o640 }) },
-    ...(foreground ? [{ level, stream: destination({ dest: 2, sync: true }) }] : []),
+    ...(foreground ? [{ level, stream: errorOutput() }] : []),
   ];
   return pino(
     { level, base: { pid: process.pid, thread }, timestamp: pino.stdTimeFunctions.isoTime },
     multistream(streams),
   );
 }
+
+/** pino's destination, with the priorities that the journal files lines by. */
+function errorOutput(): { write(line: string): void } {
+  const output = destination({ dest: 2, sync: true });
+  if (!isJournal(process.env)) return output;
+  return {
+    write(line) {
+      output.write(`${journalPriority(levelOf(line))}${line}`);
+    },
+  };
+}
+
+/** pino writes the level first. */
+const levelOf = (line: string): number => Number(/^\{"level":(\d+)/.exec(line)?.[1]);
 
 /**
  * Keep the log below its limit: beyond it the content is copied to `.1` and the file emptied in place, because several
