@@ -11,6 +11,7 @@
  */
 import { createHash } from 'node:crypto';
 import Type, { type Static } from 'typebox';
+import { transit } from './vm-life-fields.ts';
 import { VmResources } from '../api/schema/index.ts';
 
 const NicDocument = Type.Object({
@@ -20,6 +21,7 @@ const NicDocument = Type.Object({
   bridge: Type.Optional(Type.String()),
   network: Type.Optional(Type.String()),
   address: Type.Optional(Type.String()),
+  transit,
   /** As they were when the address was leased: a guest that is told its address needs them. */
   prefix: Type.Optional(Type.Integer({ minimum: 1, maximum: 32 })),
   gateway: Type.Optional(Type.String()),

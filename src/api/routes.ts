@@ -8,9 +8,13 @@ import { DvceError } from '../base/errors.ts';
 import { limits } from '../base/limits.ts';
 import { HttpClient, type RequestOptions, type Transport } from './client.ts';
 import type {
+  CatalogueImage,
   Doctor,
   Image,
   ImageImport,
+  ImageUpdate,
+  Network,
+  NetworkCreate,
   Operation,
   Shutdown,
   Snapshot,
@@ -43,8 +47,10 @@ export const urls = {
   snapshots: (path: string) => `/v1/volumes/${segment(path)}/snapshots`,
   snapshot: (path: string, name: string) =>
     `/v1/volumes/${segment(path)}/snapshots/${segment(name)}`,
+  network: (name: string) => `/v1/networks/${segment(name)}`,
   image: (name: string) => `/v1/images/${segment(name)}`,
   vm: (name: string) => `/v1/vms/${segment(name)}`,
+  token: (name: string) => `/v1/tokens/${segment(name)}`,
   operation: (id: string) => `/v1/operations/${segment(id)}`,
 } as const;
 
@@ -123,6 +129,9 @@ export class ApiClient {
     list: async () => (await this.#get<{ images: Image[] }>('/v1/images')).images,
     get: (name: string) => this.#get<Image>(urls.image(name)),
     import: (body: ImageImport) => this.#send<Operation>('POST', '/v1/images', body),
+    update: (name: string, body: ImageUpdate) => this.#send<Image>('PATCH', urls.image(name), body),
+    catalogue: async () =>
+      (await this.#get<{ images: CatalogueImage[] }>('/v1/image-catalogue')).images,
     delete: (name: string) => this.#send<void>('DELETE', urls.image(name), undefined, long),
   };
 
@@ -141,6 +150,13 @@ export class ApiClient {
     vnc: (name: string) => this.#get<VmVnc>(`${urls.vm(name)}/vnc`),
     console: (name: string, signal?: AbortSignal): Promise<Duplex> =>
       this.http.upgrade(`${urls.vm(name)}/console`, consoleProtocol, signal),
+  };
+
+  readonly networks = {
+    list: async () => (await this.#get<{ networks: Network[] }>('/v1/networks')).networks,
+    get: (name: string) => this.#get<Network>(urls.network(name)),
+    create: (body: NetworkCreate) => this.#send<Network>('POST', '/v1/networks', body),
+    delete: (name: string) => this.#send<void>('DELETE', urls.network(name)),
   };
 
   readonly operations = {

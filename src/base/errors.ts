@@ -62,6 +62,7 @@ export const errorTable = {
     'EINVAL',
     'usage',
   ),
+  INVALID_CONFIG: row('{where}: {reason}', '{advice}', 400, 'EINVAL', 'usage'),
   INVALID_SIZE: row(
     'the size {size} is not valid: {reason}',
     'Give a multiple of 512 bytes from 1MiB to 16TiB, for example 10GiB.',
@@ -142,6 +143,13 @@ export const errorTable = {
     true,
   ),
 
+  UNAUTHENTICATED: row(
+    'the request is not authenticated: {reason}',
+    'Send a token: authorization: Bearer TOKEN. An administrator makes one with: dvce token create',
+    401,
+    'EPERM',
+    'notAllowed',
+  ),
   GONE: row('{what} is no longer kept: {reason}', '{advice}', 410, 'EINVAL', 'conflict'),
   BUSY: row(
     '{what} is busy: {reason}',
@@ -289,6 +297,7 @@ export const errorTable = {
     'EIO',
     'placement',
   ),
+  POOL_EXHAUSTED: row('{what} has nothing free: {reason}', '{advice}', 409, 'EIO', 'noSpace'),
   HOST_UNPREPARED: row(
     '{what} is not possible on this host: {reason}',
     '{advice}',

@@ -1,13 +1,15 @@
 /** The whole command tree. */
 import { formats } from '../output.ts';
 import type { CommandSpec, NounSpec, OptionSpec } from '../spec.ts';
+import { config } from './config.ts';
 import { image } from './image.ts';
+import { network } from './network.ts';
 import { snapshot } from './snapshot.ts';
 import { op, single } from './system.ts';
 import { vm } from './vm.ts';
 import { volume } from './volume.ts';
 
-export const nouns: readonly NounSpec[] = [volume, snapshot, image, vm, op];
+export const nouns: readonly NounSpec[] = [volume, snapshot, image, vm, network, op, config];
 export const singles: readonly CommandSpec[] = single;
 
 /** Options that every command takes. */
