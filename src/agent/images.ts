@@ -3,16 +3,33 @@
  * its own (src/images); here it gets its volume, and loses it again when something fails.
  *
  *   check the name -> process reads, hashes, describes -> create volume (label `dvce.import`) -> attach -> process copies
- *     -> detach -> publish (snapshot `image`, digest)          any failure or cancel -> detach, delete the volume
+ *     -> detach -> protect -> publish (snapshot `image`, digests) -> drop the label
+ *                                                              any failure or cancel -> detach, delete the volume
  *
  * Invariants: only what was published is an image and can be cloned; after a failed, cancelled or interrupted import nothing
- * is left behind; only a volume that carries the label of the import that made it is ever deleted here for tidiness.
+ * is left behind but a download that another import goes on with; only a volume that carries the label of the import that
+ * made it is ever deleted here for tidiness.
  */
-import type { Image, ImageImport, Operation } from '../api/index.ts';
+import type { CatalogueImage, Image, ImageImport, ImageUpdate, Operation } from '../api/index.ts';
 import { urls } from '../api/index.ts';
-import { checkName, DvceError, type Logger, limits, type Timers } from '../base/index.ts';
+import {
+  type Clock,
+  checkName,
+  DvceError,
+  type Logger,
+  limits,
+  type Timers,
+} from '../base/index.ts';
 import type { VolumeInfo } from '../blockd/index.ts';
-import { type ImageDescription, type ImageTarget, runImport } from '../images/index.ts';
+import {
+  type Catalogue,
+  type ImageDescription,
+  type ImageTarget,
+  publicName,
+  readCatalogue,
+  runImport,
+  sweepTemporary,
+} from '../images/index.ts';
 import type { DataProcess } from './data-process.ts';
 import type { OperationHandle, Operations } from './operations.ts';
 
@@ -25,14 +42,24 @@ export const imagePath = (name: string): string => `${folder}${checkName(name)}`
 
 const long = { timeoutMs: limits.blockdLongCallMs } as const;
 
-export interface ImagesOptions {
+export interface ImageFiles {
+  /** The operator's catalogue; when not given, one in the usual place that may be missing. */
+  readonly catalogueFile?: string | undefined;
+  /** Certificates of authorities for https sources, beside the system's. */
+  readonly authoritiesFile?: string | undefined;
+}
+
+export interface ImagesOptions extends ImageFiles {
   readonly blockd: DataProcess;
   readonly operations: Operations;
+  readonly clock: Clock;
   readonly timers: Timers;
   readonly logger: Logger;
   /** For downloads under way. */
   readonly temporaryDirectory: string;
 }
+
+const catalogueDefault = '/etc/dvce/images.yaml';
 
 export class Images {
   readonly #options: ImagesOptions;
@@ -69,7 +96,7 @@ export class Images {
   async import(request: ImageImport): Promise<Operation> {
     const { operations } = this.#options;
     const name = checkName(request.name);
-    checkSource(request.source);
+    const order = await this.#order(request);
     if (this.#importing.has(name) || (await this.#exists(name)))
       throw new DvceError('ALREADY_EXISTS', { kind: 'image', name });
     if (this.#importing.size >= limits.importsRunningMax)
@@ -87,7 +114,7 @@ export class Images {
         mayCancel: true,
         work: async (handle) => {
           try {
-            return await this.#import(name, request, handle);
+            return await this.#import(name, order, handle);
           } finally {
             this.#importing.delete(name);
           }
@@ -99,23 +126,76 @@ export class Images {
     }
   }
 
-  async #import(name: string, request: ImageImport, handle: OperationHandle): Promise<unknown> {
-    const { blockd, timers, temporaryDirectory } = this.#options;
+  /** What is to be fetched, with what the catalogue says about it. */
+  async #order(request: ImageImport): Promise<ImportOrder> {
+    const { fromCatalogue, source, sha256, sha512, checksumUrl, format, labels } = request;
+    const digests = [sha256, sha512, checksumUrl].filter((text) => text !== undefined);
+    if (digests.length > 1) throw conflicting('more than one digest is given', 'Give one.');
+    if ((source === undefined) === (fromCatalogue === undefined))
+      throw conflicting(
+        'it needs a source or an entry of the catalogue, and not both',
+        'Give one of source and fromCatalogue.',
+      );
+    const kept = { labels: labels ?? {}, protected: request.protected ?? false };
+    if (source !== undefined) {
+      checkSource(source);
+      return { source, digest: sha256 ?? sha512, checksumUrl, format, ...kept };
+    }
+    const entry = (await this.#catalogue()).find(fromCatalogue ?? '');
+    // Who gives a digest of his own means that one.
+    const own = digests.length > 0;
+    return {
+      source: entry.url,
+      digest: own ? (sha256 ?? sha512) : (entry.sha256 ?? entry.sha512),
+      checksumUrl: own ? checksumUrl : entry.checksumUrl,
+      format: format ?? entry.format,
+      ...kept,
+      labels: { ...entry.labels, ...kept.labels },
+    };
+  }
+
+  #catalogue(): Promise<Catalogue> {
+    const { catalogueFile } = this.#options;
+    return readCatalogue(catalogueFile ?? catalogueDefault, {
+      mustExist: catalogueFile !== undefined,
+      arch: process.arch,
+    });
+  }
+
+  /** Read anew each time: the file is the operator's to change. */
+  async catalogue(): Promise<CatalogueImage[]> {
+    return (await this.#catalogue()).entries.map((entry) => ({
+      name: entry.name,
+      description: entry.description ?? '',
+      arch: entry.arch,
+      url: entry.url,
+      checksum: entry.sha256 ?? entry.sha512 ?? entry.checksumUrl ?? null,
+      format: entry.format ?? null,
+      sizeBytes: entry.diskBytes ?? null,
+      labels: entry.labels ?? {},
+      origin: entry.origin,
+    }));
+  }
+
+  async update(name: string, change: ImageUpdate): Promise<Image> {
+    const { blockd } = this.#options;
+    const { path } = await this.published(name);
+    await blockd.call('volume.update', { path, ...change });
+    return this.get(name);
+  }
+
+  async #import(name: string, order: ImportOrder, handle: OperationHandle): Promise<unknown> {
+    const { blockd, clock, timers, temporaryDirectory, authoritiesFile } = this.#options;
     const path = imagePath(name);
     const attachId = attachIdOf(handle.id);
+    const mark = { ...order.labels, [importLabel]: handle.id };
+    await sweepTemporary(temporaryDirectory, clock.wallMs());
     let made = false;
     const prepareVolume = async (description: ImageDescription): Promise<ImageTarget> => {
-      await blockd.call(
-        'volume.create',
-        {
-          path,
-          sizeBytes: description.volumeBytes,
-          // Partition tables of images count in sectors of 512 bytes.
-          blockBytes: 512,
-          labels: { ...request.labels, [importLabel]: handle.id },
-        },
-        long,
-      );
+      const { volumeBytes: sizeBytes } = description;
+      // Partition tables of images count in sectors of 512 bytes.
+      const shape = { path, sizeBytes, blockBytes: 512, labels: mark } as const;
+      await blockd.call('volume.create', shape, long);
       made = true;
       const { socketPath, exportName } = await blockd.call(
         'volume.attach',
@@ -125,21 +205,31 @@ export class Images {
       return { socketPath, exportName };
     };
     try {
-      const { digest, format, sourceBytes } = await runImport({
-        source: request.source,
-        format: request.format ?? 'auto',
-        sha256: request.sha256 ?? null,
+      const { digest, contentDigest, format, sourceBytes } = await runImport({
+        source: order.source,
+        format: order.format,
+        digest: order.digest,
+        checksumUrl: order.checksumUrl,
         temporaryDirectory,
+        authoritiesFile,
         timers,
         signal: deadline(handle.signal, timers, name),
         prepareVolume,
         onProgress: ({ done, total }) => handle.progress(done, total, 'bytes'),
       });
       await blockd.call('volume.detach', { path, attachId }, long);
-      const facts = { digest, format, sourceBytes, source: request.source };
+      // Before it is an image: after the publish the next agent takes it as it is.
+      if (order.protected) await blockd.call('volume.update', { path, protected: true });
+      const facts = {
+        digest,
+        contentDigest,
+        format,
+        sourceBytes,
+        source: publicName(order.source),
+      };
       await blockd.call('image.publish', { path, ...facts }, long);
       // From here on it is an image by its kind; the mark of its making has done its work.
-      await blockd.call('volume.update', { path, labels: request.labels ?? {} });
+      await blockd.call('volume.update', { path, labels: order.labels });
       return { name, path, ...facts };
     } catch (error) {
       if (made) await this.#discard(path, attachId);
@@ -153,6 +243,7 @@ export class Images {
     const { blockd, logger } = this.#options;
     const steps = [
       () => blockd.call('volume.detach', { path, attachId }, long),
+      () => blockd.call('volume.update', { path, protected: false }),
       () => blockd.call('volume.delete', { path }, long),
     ];
     for (const step of steps)
@@ -165,13 +256,19 @@ export class Images {
 
   /** Imports that the end of the last agent interrupted leave a half filled volume: it goes. */
   async tidy(interrupted: readonly Operation[]): Promise<void> {
-    const { logger } = this.#options;
+    const { logger, temporaryDirectory, clock } = this.#options;
+    for (const file of await sweepTemporary(temporaryDirectory, clock.wallMs()))
+      logger.info({ file }, 'removed a temporary file of an earlier import');
     for (const { id, kind, resources } of interrupted) {
       if (kind !== 'image.import') continue;
       const name = decodeURIComponent(resources[0]?.split('/').at(-1) ?? '');
       try {
         const volume = await this.#volume(name);
-        if (volume.image !== null || volume.labels[importLabel] !== id) continue;
+        if (volume.labels[importLabel] !== id) continue;
+        if (volume.image !== null) {
+          await this.#unmark(volume);
+          continue;
+        }
         logger.info({ path: volume.path }, 'deleting what an interrupted import left');
         await this.#discard(volume.path, attachIdOf(id));
       } catch (error) {
@@ -179,6 +276,11 @@ export class Images {
         logger.error({ err: error, name }, 'what an interrupted import left could not be deleted');
       }
     }
+  }
+
+  /** It was published, and only its last step is missing. */
+  async #unmark({ path, labels }: VolumeInfo): Promise<void> {
+    await this.#options.blockd.call('volume.update', { path, labels: withoutMark(labels) });
   }
 
   /** The published image of this name. */
@@ -227,14 +329,13 @@ export class Images {
       state: image !== null ? 'ready' : this.#importing.has(name) ? 'importing' : 'incomplete',
       sizeBytes: volume.sizeBytes,
       sha256: image?.digest.replace(/^sha256:/, '') ?? null,
+      contentSha256: image?.contentDigest?.replace(/^sha256:/, '') ?? null,
       source: image?.source ?? null,
       format: image?.format ?? null,
       sourceBytes: image?.sourceBytes ?? null,
       createdAt: volume.createdAt,
       protected: volume.protected,
-      labels: Object.fromEntries(
-        Object.entries(volume.labels).filter(([key]) => key !== importLabel),
-      ),
+      labels: withoutMark(volume.labels),
     };
   }
 }
@@ -245,12 +346,27 @@ const attachIdOf = (operation: string): string => `import:${operation}`;
 const isImage = ({ kind, labels }: VolumeInfo): boolean =>
   kind === 'image' || labels[importLabel] !== undefined;
 
+const withoutMark = (labels: Readonly<Record<string, string>>): Record<string, string> =>
+  Object.fromEntries(Object.entries(labels).filter(([key]) => key !== importLabel));
+
+interface ImportOrder {
+  readonly source: string;
+  readonly digest: string | undefined;
+  readonly checksumUrl: string | undefined;
+  readonly format: ImageImport['format'];
+  readonly labels: Readonly<Record<string, string>>;
+  readonly protected: boolean;
+}
+
+const conflicting = (reason: string, advice: string): DvceError =>
+  new DvceError('INVALID_ARGUMENT', { what: 'the import', reason, advice });
+
 /** The agent has a working directory of its own, so a relative path would name another file than the caller means. */
 function checkSource(source: string): void {
-  if (source.startsWith('/') || /^https?:\/\/./.test(source)) return;
+  if (source.startsWith('/') || /^(https?|nbds?(\+unix)?):\/\//.test(source)) return;
   throw new DvceError('INVALID_ARGUMENT', {
     what: `the source ${JSON.stringify(source)}`,
-    reason: 'it is neither an absolute path nor an http or https URL',
+    reason: 'it is neither an absolute path nor an http, https or nbd address',
     advice: 'For example /srv/images/debian.qcow2.',
   });
 }

@@ -6,14 +6,17 @@ import { spawn } from 'node:child_process';
 import { Ajv } from 'ajv';
 import Type from 'typebox';
 import { DvceError, limits, type Timers } from '../base/index.ts';
-import { badImage, type ImageFormat, type ImageTarget } from './protocol.ts';
+import { badImage, type ExportFormat, type ImageTarget } from './protocol.ts';
+import type { FilePart } from './vmdk.ts';
 
 export interface QemuImgOptions {
   readonly timers: Timers;
   readonly signal: AbortSignal;
-  /** Descriptor of the image. */
+  /** Descriptor of the image, or of the file to fill. */
   readonly descriptor: number;
-  readonly format: ImageFormat;
+  /** Where in it the image lies. */
+  readonly part: FilePart;
+  readonly format: 'raw' | 'qcow2' | 'vmdk';
   /** Name of the source, for messages. */
   readonly name: string;
 }
@@ -50,28 +53,41 @@ const isInfo = new Ajv({ strict: false }).compile<{
   }),
 );
 
-const source = (format: ImageFormat): string =>
+const ourFile = { driver: 'file', filename: '/dev/fd/3', locking: 'off' };
+
+const source = ({ format, part }: QemuImgOptions): string =>
   `json:${JSON.stringify({
     driver: format,
-    ...(format === 'qcow2' ? { backing: null } : {}),
-    file: { driver: 'file', filename: '/dev/fd/3', locking: 'off' },
+    ...(format === 'raw' ? {} : { backing: null }),
+    file:
+      part.offset === 0
+        ? ourFile
+        : { driver: 'raw', offset: part.offset, size: part.length, file: ourFile },
   })}`;
 
+const exportOf = ({ socketPath, exportName }: ImageTarget) => ({
+  driver: 'nbd',
+  server: { type: 'unix', path: socketPath },
+  export: exportName,
+  'reconnect-delay': limits.imageReconnectMs / 1000,
+  'open-timeout': limits.imageReconnectMs / 1000,
+});
+
 /**
- * What QEMU makes of a qcow2 image must agree with what its header said, and every block that its tables name must lie
+ * What QEMU makes of an image must agree with what its header said, and every block that its tables name must lie
  * inside of the file: QEMU reads zeros beyond the end, so a truncated image would be imported without a complaint.
  * @returns the virtual size
  */
-export async function verifyQcow2(options: QemuImgOptions): Promise<number> {
+export async function verifyImage(options: QemuImgOptions): Promise<number> {
   const { name } = options;
-  const info = await run(options, ['info', '--output=json', source('qcow2')]);
+  const info = await run(options, ['info', '--output=json', source(options)]);
   const facts = info.status === 0 ? parse(info.output) : undefined;
   if (!isInfo(facts)) throw badImage(name, firstLine(info.complaint));
   const data = facts['format-specific']?.data;
   if (facts.encrypted === true) throw badImage(name, 'it is encrypted');
   if (facts['backing-filename'] !== undefined || data?.['data-file'] !== undefined)
     throw badImage(name, 'it names another file');
-  const check = await run(options, ['check', '--output=json', source('qcow2')]);
+  const check = await run(options, ['check', '--output=json', source(options)]);
   // 0: consistent; 3: clusters that nothing uses, which is harmless.
   if (check.status !== 0 && check.status !== 3)
     throw badImage(
@@ -88,31 +104,43 @@ export async function copyToVolume(
   target: ImageTarget,
   onPercent: (percent: number) => void,
 ): Promise<void> {
-  const volume = {
-    driver: 'nbd',
-    server: { type: 'unix', path: target.socketPath },
-    export: target.exportName,
-    'reconnect-delay': limits.imageReconnectMs / 1000,
-    'open-timeout': limits.imageReconnectMs / 1000,
-  };
   const { status, complaint } = await run(
     options,
     [
       ...['convert', '-p', '-n', '--target-is-zero', '-t', 'writeback', '-O', 'raw'],
-      source(options.format),
-      `json:${JSON.stringify({ driver: 'raw', file: volume })}`,
+      source(options),
+      `json:${JSON.stringify({ driver: 'raw', file: exportOf(target) })}`,
     ],
     onPercent,
   );
-  if (status === 0) return;
+  if (status !== 0) throw copyFailed(options, `volume ${target.exportName}`, complaint);
+}
+
+function copyFailed({ name }: QemuImgOptions, where: string, complaint: string): DvceError {
   const reason = firstLine(complaint);
-  if (/No space left/i.test(complaint))
-    throw new DvceError('NO_SPACE', { where: `volume ${target.exportName}`, reason });
-  throw new DvceError('IO_FAILED', {
-    what: `copying image ${options.name}`,
-    where: `volume ${target.exportName}`,
-    reason,
-  });
+  if (/No space left/i.test(complaint)) return new DvceError('NO_SPACE', { where, reason });
+  // What the tool finds out only while it unpacks is the image's fault.
+  if (/while reading|error while decompress|Invalid argument/i.test(complaint))
+    return badImage(name, `it is truncated or damaged: ${reason}`, 'Fetch it again.');
+  return new DvceError('IO_FAILED', { what: `copying image ${name}`, where, reason });
+}
+
+/** Fill the file, which is empty, with a qcow2 image of the disk. */
+export async function copyToFile(
+  options: QemuImgOptions & { readonly format: ExportFormat },
+  from: ImageTarget,
+  onPercent: (percent: number) => void,
+): Promise<void> {
+  const { status, complaint } = await run(
+    options,
+    [
+      ...['convert', '-p', '-O', options.format],
+      `json:${JSON.stringify({ driver: 'raw', file: exportOf(from) })}`,
+      '/dev/fd/3',
+    ],
+    onPercent,
+  );
+  if (status !== 0) throw copyFailed(options, 'the temporary file', complaint);
 }
 
 function run(

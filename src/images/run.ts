@@ -1,36 +1,26 @@
-/** The parent's side: start an import process and talk to it. */
-import { type ChildProcess, spawn } from 'node:child_process';
-import { createInterface } from 'node:readline';
-import { fileURLToPath } from 'node:url';
-import { DvceError, limits, type Timers } from '../base/index.ts';
-import {
-  type ImageDescription,
-  type ImageFormat,
-  type ImageTarget,
-  type ImportMessage,
-  type ImportProgress,
-  type ImportRequest,
-  type ImportResult,
-  isImportMessage,
+/** Imports and exports, each in a process of its own. */
+import type { Readable } from 'node:stream';
+import { DvceError } from '../base/index.ts';
+import { type ChildOptions, withChild } from './child.ts';
+import type {
+  ExportFormat,
+  ExportResult,
+  ImageDescription,
+  ImageFormat,
+  ImageTarget,
+  ImportResult,
 } from './protocol.ts';
 
-/** The program of the import process: run it with Node. */
-const importEntry: string = fileURLToPath(
-  new URL(import.meta.url.endsWith('.ts') ? './main.ts' : './main.js', import.meta.url),
-);
-
-export interface RunImportOptions {
-  /** Absolute path, or http(s) address. */
+export interface RunImportOptions extends ChildOptions {
+  /** Absolute path, http(s) address or NBD URI. */
   readonly source: string;
-  readonly format?: ImageFormat | 'auto';
-  /** Lower-case hex, with or without `sha256:` before it. */
-  readonly sha256?: string | null;
+  readonly format?: ImageFormat | 'auto' | undefined;
+  /** 64 or 128 hex digits, with or without `sha256:` or `sha512:` before them. */
+  readonly digest?: string | null | undefined;
+  /** A file of checksums that names the source. */
+  readonly checksumUrl?: string | null | undefined;
   /** A directory on a disk with room for the image's file; made when missing. */
   readonly temporaryDirectory: string;
-  readonly timers: Timers;
-  /** Cancels; the promise rejects when the process has ended. */
-  readonly signal: AbortSignal;
-  onProgress?(progress: ImportProgress): void;
   /**
    * Make an empty volume of `description.volumeBytes`, export it, and say where. When the import fails afterwards the
    * caller deletes it, which returns the space.
@@ -38,91 +28,64 @@ export interface RunImportOptions {
   prepareVolume(description: ImageDescription): Promise<ImageTarget>;
 }
 
-/** Import an image in a process of its own; rejects with the table error of what went wrong. */
+/** Import an image; rejects with the table error of what went wrong. */
 export async function runImport(options: RunImportOptions): Promise<ImportResult> {
-  const request = requestOf(options);
-  options.signal.throwIfAborted();
-  const child = spawn(process.execPath, ['--disable-warning=ExperimentalWarning', importEntry], {
-    stdio: ['pipe', 'pipe', 'pipe'],
-    env: { LC_ALL: 'C' },
-    cwd: '/',
-  });
-  const ended = new Promise<string>((resolve) => {
-    child.once('error', (error) => resolve(error.message));
-    child.once('close', (status, signal) => resolve(`it ended with ${signal ?? status}`));
-  });
-  const cancel = (): void => terminate(child, options.timers);
-  options.signal.addEventListener('abort', cancel, { once: true });
-  try {
-    return await converse(child, request, options, ended);
-  } finally {
-    options.signal.removeEventListener('abort', cancel);
-    child.stdin?.destroy();
-    cancel(); // does nothing to a process that has ended
-    await ended;
-  }
-}
-
-function requestOf(options: RunImportOptions): ImportRequest {
-  const sha256 = options.sha256?.replace(/^sha256:/, '').toLowerCase() ?? null;
-  if (sha256 !== null && !/^[0-9a-f]{64}$/.test(sha256))
-    throw new DvceError('INVALID_ARGUMENT', {
-      what: 'the sha256',
-      reason: 'it does not have 64 hexadecimal digits',
-      advice: 'Give what sha256sum prints.',
-    });
-  return {
+  const request = {
     version: 1,
+    task: 'import',
     source: options.source,
     format: options.format ?? 'auto',
-    sha256,
+    digest: digestOf(options.digest ?? null),
+    checksumUrl: options.checksumUrl ?? null,
     temporaryDirectory: options.temporaryDirectory,
-  };
-}
-
-function terminate(child: ChildProcess, timers: Timers): void {
-  child.kill('SIGTERM');
-  const timer = timers.after(limits.imageCancelMs, () => child.kill('SIGKILL'));
-  child.once('close', () => timer.cancel());
-}
-
-async function converse(
-  child: ChildProcess,
-  request: ImportRequest,
-  options: RunImportOptions,
-  ended: Promise<string>,
-): Promise<ImportResult> {
-  const { stdin, stdout, stderr } = child;
-  if (stdin === null || stdout === null || stderr === null)
-    throw new DvceError('INTERNAL', { reason: 'the import process has no pipes' });
-  stdin.on('error', () => {}); // the process ended; `ended` and its last message tell why
-  let complaint = '';
-  stderr.on('data', (chunk: Buffer) => {
-    complaint = (complaint + chunk.toString()).slice(-1000);
+  } as const;
+  return withChild(request, options, async (child) => {
+    for await (const answer of child.answers()) {
+      if ('result' in answer) return answer.result;
+      if ('described' in answer)
+        child.tell({ target: await options.prepareVolume(answer.described) });
+    }
+    throw unanswered();
   });
-  stdin.write(`${JSON.stringify(request)}\n`);
-  for await (const line of createInterface({ input: stdout })) {
-    const message = parse(line);
-    if ('progress' in message) options.onProgress?.(message.progress);
-    else if ('described' in message) {
-      const target = await options.prepareVolume(message.described);
-      stdin.write(`${JSON.stringify({ target })}\n`);
-    } else if ('result' in message) return message.result;
-    else throw new DvceError(message.error.code, message.error.context);
-  }
-  options.signal.throwIfAborted();
-  const reason = `the import process gave no answer: ${await ended} ${complaint}`.trim();
-  throw new DvceError('INTERNAL', { reason });
 }
 
-function parse(line: string): ImportMessage {
-  let message: unknown;
-  try {
-    message = JSON.parse(line);
-  } catch {
-    message = undefined; // refused below
-  }
-  if (isImportMessage(message)) return message;
-  const reason = `it said ${JSON.stringify(line.slice(0, 200))}`;
-  throw new DvceError('PROTOCOL', { peer: 'the import process', reason });
+function digestOf(text: string | null): string | null {
+  if (text === null) return null;
+  const hex = text.replace(/^sha(256|512):/, '').toLowerCase();
+  if (/^[0-9a-f]{64}$/.test(hex)) return `sha256:${hex}`;
+  if (/^[0-9a-f]{128}$/.test(hex)) return `sha512:${hex}`;
+  throw new DvceError('INVALID_ARGUMENT', {
+    what: 'the digest',
+    reason: 'it has neither the 64 hexadecimal digits of a sha256 nor the 128 of a sha512',
+    advice: 'Give what sha256sum or sha512sum prints.',
+  });
 }
+
+export interface RunExportOptions extends ChildOptions {
+  /** For messages. */
+  readonly name: string;
+  readonly from: ImageTarget;
+  readonly format: ExportFormat;
+  readonly framing: 'plain' | 'sparse';
+  readonly temporaryDirectory: string;
+  /** Takes the content; the export waits for whoever reads it. */
+  readonly onContent: (content: Readable) => void;
+}
+
+/** Export a disk; the promise settles when the process has sent everything, which may be before all of it was read. */
+export async function runExport(options: RunExportOptions): Promise<ExportResult> {
+  const { name, from, format, framing, temporaryDirectory } = options;
+  const request = {
+    version: 1,
+    task: 'export',
+    ...{ name, from, format, framing, temporaryDirectory },
+  } as const;
+  return withChild(request, options, async (child) => {
+    options.onContent(child.content);
+    for await (const answer of child.answers()) if ('exported' in answer) return answer.exported;
+    throw unanswered();
+  });
+}
+
+const unanswered = (): DvceError =>
+  new DvceError('INTERNAL', { reason: 'the image process gave no answer' });

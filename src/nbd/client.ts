@@ -64,6 +64,11 @@ export class NbdClient implements BlockBackend {
     socket.resume();
   }
 
+  /** Why the connection is lost; null while it is not. */
+  get failure(): DvceError | null {
+    return this.#failure;
+  }
+
   read(offset: number, length: number, done: ReadDone): void {
     const buffer = Buffer.allocUnsafeSlow(length);
     let onlyHoles = true;

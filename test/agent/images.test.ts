@@ -40,6 +40,7 @@ async function host(t: Test) {
     operations,
     ...world,
     temporaryDirectory: `${directory}/tmp`,
+    catalogueFile: `${directory}/images.yaml`,
   });
   const source = `${directory}/disk.raw`;
   writeFileSync(source, Buffer.alloc(2 * 1024 ** 2, 7));

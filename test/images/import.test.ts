@@ -27,7 +27,6 @@ import {
 } from '../../src/base/index.ts';
 import {
   type ImageDescription,
-  type ImportProgress,
   type ImportResult,
   type RunImportOptions,
   runImport,
@@ -40,13 +39,15 @@ t.setTimeout(115_000);
 const has = (program: string): boolean => spawnSync(program, ['--version']).error === undefined;
 const skip = has('qemu-img') ? false : 'qemu-img is not installed';
 
+type Progress = Parameters<NonNullable<RunImportOptions['onProgress']>>[0];
+
 interface Rig {
   readonly directory: string;
   readonly temporary: string;
   readonly target: MemoryBackend;
   /** What the caller was asked to make a volume for. */
   readonly described: ImageDescription[];
-  readonly progress: ImportProgress[];
+  readonly progress: Progress[];
   import(source: string, change?: Partial<RunImportOptions>): Promise<ImportResult>;
   path(name: string): string;
 }
@@ -67,7 +68,7 @@ async function rig(t: Test): Promise<Rig> {
   });
   const temporary = `${directory}/tmp`;
   const described: ImageDescription[] = [];
-  const progress: ImportProgress[] = [];
+  const progress: Progress[] = [];
   return {
     directory,
     temporary,
@@ -117,7 +118,7 @@ t.test('raw and qcow2 become the same volume', { skip }, async (t) => {
       const r = await rig(t);
       const source = `${raw.slice(0, -'disk.raw'.length)}${name}`;
       const file = readFileSync(source);
-      const result = await r.import(source, { sha256: sha256(file).toUpperCase() });
+      const result = await r.import(source, { digest: sha256(file).toUpperCase() });
       t.match(result, {
         format: name.endsWith('raw') ? 'raw' : 'qcow2',
         virtualBytes: bytes.length,
@@ -163,11 +164,11 @@ t.test(
     qemuImg('create', '-q', '-f', 'qcow2', r.path('disk.qcow2'), '4M');
     const wrong = 'ab'.repeat(32);
     for (const name of ['disk.raw', 'disk.qcow2'])
-      await t.rejects(r.import(r.path(name), { sha256: wrong }), {
+      await t.rejects(r.import(r.path(name), { digest: wrong }), {
         code: 'CHECKSUM_MISMATCH',
         message: new RegExp(`expected ${wrong}`),
       });
-    await t.rejects(r.import(r.path('disk.raw'), { sha256: 'abc' }), { code: 'INVALID_ARGUMENT' });
+    await t.rejects(r.import(r.path('disk.raw'), { digest: 'abc' }), { code: 'INVALID_ARGUMENT' });
     t.same(r.described, []);
     t.same(leftovers(r), []);
   },
@@ -207,9 +208,11 @@ async function traced(r: Rig, source: string): Promise<{ answer: string; trace: 
   );
   const request = {
     version: 1,
+    task: 'import',
     source,
     format: 'auto',
-    sha256: null,
+    digest: null,
+    checksumUrl: null,
     temporaryDirectory: r.temporary,
   };
   child.stdin.write(`${JSON.stringify(request)}\n`);
@@ -391,7 +394,7 @@ t.test(
         return { socketPath: r.path('nbd.sock'), exportName: '' };
       },
     });
-    await t.rejects(importing, { code: 'INTERNAL', message: /SIGKILL/ });
+    await t.rejects(importing, { code: 'INTERRUPTED', advice: /SIGKILL/ });
     t.same(leftovers(r), []);
   },
 );

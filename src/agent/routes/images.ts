@@ -1,5 +1,12 @@
 /** Routes of images. */
-import { Image, ImageImport, ImageList, ref } from '../../api/schema/index.ts';
+import {
+  Catalogue,
+  Image,
+  ImageImport,
+  ImageList,
+  ImageUpdate,
+  ref,
+} from '../../api/schema/index.ts';
 import type { Agent } from '../agent.ts';
 import { operationAnswer, startedOperation } from './operations.ts';
 import { answers, nameParams, none, type Server } from './types.ts';
@@ -24,12 +31,40 @@ export function imageRoutes(server: Server, { images }: Agent): void {
       schema: {
         operationId: 'importImage',
         tags: ['images'],
-        summary: 'Import a raw or qcow2 image from a file of this host or a URL',
+        summary: 'Import an image from a file of this host, an address or the catalogue',
         body: ImageImport,
         response: answers(operationAnswer),
       },
     },
     async ({ body }, reply) => startedOperation(reply, await images.import(body)),
+  );
+
+  server.get(
+    '/v1/image-catalogue',
+    {
+      schema: {
+        operationId: 'listCatalogue',
+        tags: ['images'],
+        summary: 'List the images that can be imported by name',
+        response: answers({ 200: ref(Catalogue) }),
+      },
+    },
+    async () => ({ images: await images.catalogue() }),
+  );
+
+  server.patch(
+    '/v1/images/:name',
+    {
+      schema: {
+        operationId: 'updateImage',
+        tags: ['images'],
+        summary: 'Change labels and protection of an image',
+        params: nameParams,
+        body: ImageUpdate,
+        response: answers({ 200: ref(Image) }),
+      },
+    },
+    async ({ params, body }) => images.update(params.name, body),
   );
 
   server.get(

@@ -3,22 +3,29 @@
  * document and (through its static type) the client. The client itself does not load this folder, because building the
  * schemas costs more than a whole run of the command line.
  */
-import type { TSchema } from 'typebox';
+import Type, { type TSchema } from 'typebox';
+import * as access from './access.ts';
+import * as config from './config.ts';
 import * as event from './event.ts';
 import * as guest from './guest.ts';
 import * as health from './health.ts';
 import * as image from './image.ts';
+import * as network from './network.ts';
 import * as system from './system.ts';
 import * as vm from './vm.ts';
 import * as volume from './volume.ts';
 
+export * from './access.ts';
 export * from './common.ts';
+export * from './config.ts';
 export * from './event.ts';
 export * from './guest.ts';
 export * from './health.ts';
 export * from './image.ts';
+export * from './network.ts';
 export * from './system.ts';
 export * from './vm.ts';
+export * from './vm-life.ts';
 export * from './volume.ts';
 
 /** Schemas with a name of their own in the OpenAPI document. */
@@ -26,6 +33,21 @@ export const namedSchemas: readonly TSchema[] = [
   ...Object.values(health),
   ...Object.values(system),
   ...Object.values(event),
+  ...Object.values(config),
+  ...Object.values(access),
+  ...Object.values(guest),
+  ...Object.values(network),
   ...Object.values(vm),
   ...Object.values(volume),
-].filter((schema) => '$id' in schema);
+  ...Object.values(image),
+]
+  .filter((schema) => '$id' in schema)
+  .map(paged);
+
+/** Every list may end in the middle: `next` is the cursor of the rest. */
+function paged(schema: TSchema): TSchema {
+  const list = schema as TSchema & { $id: string; properties?: Record<string, TSchema> };
+  if (!list.$id.endsWith('List')) return schema;
+  const next = Type.Optional(Type.String({ description: 'The cursor of the next page, if any.' }));
+  return { ...list, properties: { ...list.properties, next } };
+}

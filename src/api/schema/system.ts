@@ -24,7 +24,21 @@ export type Problem = Static<typeof Problem>;
 export const Operation = Type.Object(
   {
     id: Type.String(),
-    kind: word(['image.import', 'volume.check', 'vm.start', 'vm.stop'], 'What it does.'),
+    kind: word(
+      [
+        'image.import',
+        'volume.export',
+        'volume.check',
+        'vm.start',
+        'vm.stop',
+        'vm.reboot',
+        'vm.attach',
+        'vm.detach',
+        'vm.resize',
+        'vm.clone',
+      ],
+      'What it does.',
+    ),
     status: word(['running', 'succeeded', 'failed', 'cancelled'], 'Ends in one of the last three.'),
     progress: nullable(
       Type.Object({

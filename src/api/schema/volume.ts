@@ -1,4 +1,4 @@
-/** Volumes, their snapshots, images. */
+/** Volumes and their snapshots. */
 import Type, { type Static } from 'typebox';
 import { limits } from '../../base/limits.ts';
 import {
@@ -224,44 +224,3 @@ export const SnapshotDiff = Type.Object(
   { $id: 'SnapshotDiff' },
 );
 export type SnapshotDiff = Static<typeof SnapshotDiff>;
-
-export const Image = Type.Object(
-  {
-    name: Type.String(),
-    path: Type.String({ description: 'Path of the volume that holds it: /images/NAME.' }),
-    state: word(['importing', 'ready', 'incomplete'], '`incomplete`: left over; delete it.'),
-    sizeBytes: sizeBytes('Virtual size.'),
-    sha256: nullable(Type.String(), { description: 'Digest of the source file.' }),
-    source: nullable(Type.String(), { description: 'File or URL that it came from.' }),
-    format: nullable(Type.String(), { description: 'raw or qcow2.' }),
-    sourceBytes: nullable(sizeBytes('Bytes of the source file.')),
-    createdAt: timestamp('When the import began.'),
-    protected: Type.Boolean(),
-    labels,
-  },
-  { $id: 'Image', description: 'A read-only disk published for cloning.' },
-);
-export type Image = Static<typeof Image>;
-
-export const ImageList = Type.Object({ images: Type.Array(ref(Image)) }, { $id: 'ImageList' });
-
-export const ImageImport = Type.Object(
-  {
-    name: nameText('Name of the new image.'),
-    source: Type.String({
-      minLength: 1,
-      maxLength: 4096,
-      description: 'Absolute path of a file on the host of the agent, or an http(s) URL.',
-    }),
-    sha256: Type.Optional(
-      Type.String({
-        pattern: '^[0-9a-fA-F]{64}$',
-        description: 'Expected digest of the source file; a difference fails the import.',
-      }),
-    ),
-    format: Type.Optional(word(['raw', 'qcow2'], 'Found out when not given.')),
-    labels: Type.Optional(labels),
-  },
-  closed,
-);
-export type ImageImport = Static<typeof ImageImport>;
