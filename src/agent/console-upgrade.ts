@@ -6,16 +6,23 @@ import type { IncomingMessage } from 'node:http';
 import type { Duplex } from 'node:stream';
 import { consoleProtocol, problemType, toProblem } from '../api/index.ts';
 import { DvceError, type Logger, toDvceError } from '../base/index.ts';
+import { demand, pathOf } from './access.ts';
 import type { Agent } from './agent.ts';
-import type { Server } from './routes/types.ts';
+import type { HttpServer } from './http/doors.ts';
+import type { Identify } from './http/guard.ts';
 
 const route = /^\/v1\/vms\/([^/?]+)\/console$/;
 
-export function serveConsoles(server: Server, agent: Agent, logger: Logger): void {
-  server.server.on('upgrade', (request: IncomingMessage, socket: Duplex, head: Buffer) => {
+export function serveConsoles(
+  server: HttpServer,
+  agent: Agent,
+  logger: Logger,
+  identify: Identify,
+): void {
+  server.on('upgrade', (request: IncomingMessage, socket: Duplex, head: Buffer) => {
     // Until someone else listens: a client that goes away is no error of the agent.
     socket.on('error', () => {});
-    connect(agent, request, socket, head).catch((error: unknown) => {
+    connect(agent, identify, request, socket, head).catch((error: unknown) => {
       const known = toDvceError(error);
       logger.info({ err: known, url: request.url }, 'a console was refused');
       refuse(socket, known);
@@ -25,10 +32,12 @@ export function serveConsoles(server: Server, agent: Agent, logger: Logger): voi
 
 async function connect(
   { vms, consoles }: Agent,
+  identify: Identify,
   request: IncomingMessage,
   socket: Duplex,
   head: Buffer,
 ): Promise<void> {
+  const identity = identify(request);
   const encoded = route.exec(request.url ?? '')?.[1];
   if (encoded === undefined || request.headers.upgrade?.toLowerCase() !== consoleProtocol)
     throw new DvceError('INVALID_ARGUMENT', {
@@ -37,6 +46,8 @@ async function connect(
       advice: 'Use: dvce console NAME',
     });
   const name = decodeName(encoded);
+  const what = `the console of VM ${name}`;
+  demand(identity, { role: 'operator', path: pathOf('vms', name) }, what);
   const join = await consoles.open(await vms.consoleSocket(name), name);
   socket.write(
     `HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\nupgrade: ${consoleProtocol}\r\n\r\n`,
