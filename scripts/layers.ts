@@ -21,6 +21,10 @@ export const layers: Readonly<Record<string, Layer>> = {
     purpose: 'node key, membership certificate, revocation, TLS between peers',
     mayImport: ['base'],
   },
+  config: {
+    purpose: 'settings of a host: files, environment, flags, their origins',
+    mayImport: ['base'],
+  },
   hlfs: {
     purpose:
       'the volume engine: journal, overlay, segments, map, roots, documents, names; defines SegmentStore',
@@ -34,7 +38,7 @@ export const layers: Readonly<Record<string, Layer>> = {
   },
   blockd: {
     purpose: 'the data process: opens volumes and exports them; control protocol and its client',
-    mayImport: ['base', 'identity', 'hlfs', 'stores', 'nbd', 'chunkserver'],
+    mayImport: ['base', 'config', 'identity', 'hlfs', 'stores', 'nbd', 'chunkserver'],
   },
   attach: { purpose: 'kernel NBD devices by netlink', mayImport: ['base', 'nbd'] },
   guard: { purpose: 'self-fencing process', mayImport: ['base'] },
@@ -61,7 +65,10 @@ export const layers: Readonly<Record<string, Layer>> = {
     purpose: 'the control process: reconcile loops, API server; wires everything',
     mayImport: '*',
   },
-  cli: { purpose: 'the `dvce` command over the API client', mayImport: ['base', 'api'] },
+  cli: {
+    purpose: 'the `dvce` command over the API client',
+    mayImport: ['base', 'config', 'api'],
+  },
 };
 
 /** Folders beside src/ that may use it; src/ never uses them. */

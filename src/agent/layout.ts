@@ -7,7 +7,8 @@
  *   <data>/run/vm/<id>/       sockets of running guests
  *   <data>/log/agent.log      log of an agent in the background; agent-start.log has what it printed
  *   <data>/log/vm/<id>/       console and hypervisor logs
- *   <data>/state/vms/*.json   VM documents (vm-documents.ts)
+ *   <data>/state/vms/*.json   VM documents of release 0.1.0; now they are in the store (vm-documents.ts)
+ *   <data>/state/host-boot    which boot of the host the last agent saw (host-boot.ts)
  *   <data>/log/audit.log      who changed what (audit.ts)                         (0600)
  *   <data>/state/tokens.json  API tokens, hashed (tokens.ts)                      (0600)
  *   <data>/state/tls/         certificate and key of the HTTPS door               (0700)
@@ -26,6 +27,7 @@ export interface AgentLayout {
   readonly vmRun: string;
   readonly vmLog: string;
   readonly vmDocuments: string;
+  readonly hostBoot: string;
   readonly operations: string;
   readonly idempotency: string;
   readonly tokens: string;
@@ -42,8 +44,9 @@ export function agentLayout(path: string, apiSocket?: string): AgentLayout {
   const root = resolve(path);
   const at = (...parts: string[]): string => join(root, ...parts);
   const socket = apiSocket ?? at('run', 'agent.sock');
-  // The longest of the names of sockets here.
-  const length = Buffer.byteLength(at('run', 'agent-readonly.sock'));
+  const viewerSocket = socket.replace(/(\.sock)?$/, '-readonly.sock');
+  // The longer of the names of sockets here.
+  const length = Buffer.byteLength(viewerSocket);
   if (length > socketPathBytesMax)
     throw new DvceError('PATH_TOO_LONG', { where: socket, length, max: socketPathBytesMax });
   return {
@@ -51,10 +54,11 @@ export function agentLayout(path: string, apiSocket?: string): AgentLayout {
     run: at('run'),
     state: at('state'),
     socket,
-    viewerSocket: at('run', 'agent-readonly.sock'),
+    viewerSocket,
     vmRun: at('run', 'vm'),
     vmLog: at('log', 'vm'),
     vmDocuments: at('state', 'vms'),
+    hostBoot: at('state', 'host-boot'),
     operations: at('state', 'operations'),
     idempotency: at('state', 'idempotency'),
     tokens: at('state', 'tokens.json'),

@@ -5,11 +5,8 @@
  * `error: ...`. systemd may hand in the socket of the API, be told when it answers, and wait for signs of life.
  */
 import { readFileSync } from 'node:fs';
-import { parseArgs } from 'node:util';
 import { MessageChannel } from 'node:worker_threads';
-import type { Shutdown } from '../api/index.ts';
 import {
-  DvceError,
   exitCodes,
   inheritedSockets,
   nodeFileSystem,
@@ -20,62 +17,10 @@ import {
   systemTimers,
   toDvceError,
 } from '../base/index.ts';
+import { readCommandLine } from './command-line.ts';
 import { openAgentLog } from './log-file.ts';
 import { runAgent, stopWithoutAgent } from './process.ts';
-import type { ApiOptions } from './serve-api.ts';
-
-function parse(): {
-  dataDirectory: string;
-  stopRequest: Shutdown | undefined;
-  blockdOptions: readonly string[];
-  logPath: string | undefined;
-  imageCatalogue: string | undefined;
-  isBlockdExternal: boolean;
-  api: ApiOptions;
-} {
-  const { values, positionals } = parseArgs({
-    allowPositionals: true,
-    options: {
-      'data-dir': { type: 'string' },
-      log: { type: 'string' },
-      stop: { type: 'string' },
-      'image-catalogue': { type: 'string' },
-      blockd: { type: 'string', default: 'own' },
-      'api-listen': { type: 'string' },
-      'api-cert-file': { type: 'string' },
-      'api-key-file': { type: 'string' },
-    },
-  });
-  const dataDirectory = values['data-dir'];
-  if (dataDirectory === undefined || dataDirectory === '')
-    throw new DvceError('INVALID_ARGUMENT', {
-      what: 'the command line of the agent',
-      reason: '--data-dir is missing',
-      advice: 'Start it with: dvce agent --data-dir DIR',
-    });
-  const stopRequest = values.stop === undefined ? undefined : (JSON.parse(values.stop) as Shutdown);
-  if (values.blockd !== 'own' && values.blockd !== 'external')
-    throw new DvceError('INVALID_ARGUMENT', {
-      what: '--blockd',
-      reason: `${JSON.stringify(values.blockd)} is neither own nor external`,
-      advice: 'external: systemd runs it; own: the agent starts it.',
-    });
-  const isBlockdExternal = values.blockd === 'external';
-  return {
-    dataDirectory,
-    stopRequest,
-    blockdOptions: positionals,
-    logPath: values.log,
-    api: {
-      listen: values['api-listen'] ?? process.env['DVCE_API_LISTEN'],
-      certFile: values['api-cert-file'] ?? process.env['DVCE_API_CERT_FILE'],
-      keyFile: values['api-key-file'] ?? process.env['DVCE_API_KEY_FILE'],
-      accessLog: process.env['DVCE_ACCESS_LOG'],
-    },
-    imageCatalogue: values['image-catalogue'],
-    isBlockdExternal,
-  };
-}
+import { Settings } from './settings.ts';
 
 const { version } = JSON.parse(
   readFileSync(new URL('../../package.json', import.meta.url), 'utf8'),
@@ -91,8 +36,22 @@ for (const name of ['SIGTERM', 'SIGINT'] as const)
 // Injected timers do not keep a process alive; until the socket listens, this port does.
 const alive = new MessageChannel().port1.on('message', () => {});
 try {
-  const { stopRequest, logPath, imageCatalogue, ...given } = parse();
+  const { stopRequest, logPath, configuration, sources, ...given } = await readCommandLine(
+    process.argv.slice(2),
+    process.env,
+  );
   const logger = openAgentLog(logPath);
+  const settings = new Settings(configuration, sources, logger);
+  const setLevel = (): void => {
+    logger.level = settings.text('log.level') ?? 'info';
+  };
+  setLevel();
+  settings.onChange(setLevel);
+  process.on('SIGHUP', () => {
+    settings
+      .reload()
+      .catch((error: unknown) => logger.error({ err: error }, 'the configuration stays as it was'));
+  });
   const sockets = inheritedSockets(process.env, process.pid);
   const { env: environment, pid } = process;
   const supervisor = new Supervisor({
@@ -111,11 +70,7 @@ try {
     timers: systemTimers,
     random: systemRandom,
     logger,
-    qemu: process.env['DVCE_QEMU'],
-    imageFiles: {
-      catalogueFile: imageCatalogue ?? process.env['DVCE_IMAGES_CATALOGUE'],
-      authoritiesFile: process.env['DVCE_IMAGES_AUTHORITIES'],
-    },
+    settings,
     signal: stop.signal,
     stop: () => stop.abort(),
     apiDescriptor: sockets.get('agent'),

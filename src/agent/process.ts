@@ -5,35 +5,44 @@
  * so that whoever gets an answer gets a whole agent. Ending leaves blockd and the guests as they are unless a shutdown
  * request said otherwise.
  */
-import { chmod, rm } from 'node:fs/promises';
 import type { Shutdown } from '../api/index.ts';
 import {
   type Clock,
   type DataDirectoryLock,
-  DvceError,
   type FileSystem,
   type Logger,
   limits,
   lockDataDirectory,
   type Random,
   sleep,
-  systemCode,
   type Timers,
 } from '../base/index.ts';
 import { BlockdClient, dataDirectory, ensureBlockd } from '../blockd/index.ts';
 import { createQemuDriver } from '../vm/index.ts';
 import { Agent } from './agent.ts';
-import { serveConsoles } from './console-upgrade.ts';
+import type { ImageFiles } from './images.ts';
 import { type AgentLayout, agentLayout } from './layout.ts';
-import type { Server } from './routes/types.ts';
-import { buildServer } from './server.ts';
+import { answersItself } from './liveness.ts';
+import { type ApiOptions, serveApi } from './serve-api.ts';
+import type { Settings } from './settings.ts';
 import { startBlockd } from './start-blockd.ts';
 
 export interface AgentProcessOptions {
   readonly dataDirectory: string;
+  /** Of the API, when it is not the usual one. */
+  readonly socket?: string | undefined;
+  readonly settings?: Settings | undefined;
   /** For blockd, when it has to be started. */
   readonly blockdOptions: readonly string[];
+  /** Something else (systemd) runs blockd. */
+  readonly isBlockdExternal?: boolean;
+  /** Descriptor of a socket for the API that listens already. */
+  readonly apiDescriptor?: number | undefined;
+  /** Called when the API answers; `isWell` asks it whether it still does. */
+  readonly onReady?: (isWell: () => Promise<boolean>) => void;
   readonly release: string;
+  readonly api?: ApiOptions;
+  readonly imageFiles?: ImageFiles;
   readonly files: FileSystem;
   readonly clock: Clock;
   readonly timers: Timers;
@@ -52,7 +61,7 @@ export async function stopWithoutAgent(
   options: AgentProcessOptions,
   request: Shutdown,
 ): Promise<void> {
-  const layout = agentLayout(options.dataDirectory);
+  const layout = agentLayout(options.dataDirectory, options.socket);
   const lock = lockDataDirectory(layout.root, lockName);
   const { agent, client } = await openAgent(options, layout);
   try {
@@ -65,11 +74,10 @@ export async function stopWithoutAgent(
 }
 
 const lockName = 'agent.lock';
-const socketMode = 0o660;
 
 /** Runs until the signal aborts. */
 export async function runAgent(options: AgentProcessOptions): Promise<void> {
-  const layout = agentLayout(options.dataDirectory);
+  const layout = agentLayout(options.dataDirectory, options.socket);
   const { files, logger } = options;
   for (const path of [layout.root, layout.run, layout.state]) await files.makeDirectory(path);
   const lock = lockDataDirectory(layout.root, lockName);
@@ -112,6 +120,8 @@ async function openAgent(
     random,
     logger,
     hypervisorProgram: qemu,
+    imageFiles: options.imageFiles ?? {},
+    settings: options.settings,
     onStop: options.stop,
   });
   return { agent, client };
@@ -128,6 +138,7 @@ async function serve(options: AgentProcessOptions, layout: AgentLayout): Promise
       clock: options.clock,
       timers: options.timers,
       signal,
+      isExternal: options.isBlockdExternal,
     });
     await agent.reconcile();
   } catch (error) {
@@ -135,37 +146,24 @@ async function serve(options: AgentProcessOptions, layout: AgentLayout): Promise
     client.close();
     throw error;
   }
-  const server = await buildServer(agent, logger, options.release);
-  serveConsoles(server, agent, logger);
-  await listen(server, layout.socket);
+  const served = await serveApi(agent, {
+    ...options,
+    layout,
+    api: options.api ?? {},
+  });
   logger.info({ socket: layout.socket, pid: process.pid }, 'the agent answers');
+  options.onReady?.(() => answersItself(layout.socket, options.timers));
   const watch = watchBlockd(options, agent, layout);
   const looking = agent.health.watch(signal);
   try {
     await aborted(signal);
   } finally {
-    // Consoles are no HTTP connections any more: the server would wait for them.
-    agent.consoles.close();
-    await server.close();
+    await served.close();
     await agent.close();
     client.close();
     await watch;
     await looking;
-    // A socket that was handed in belongs to who did, and goes on queueing clients for the next agent.
-    if (options.apiDescriptor === undefined) await rm(layout.socket, { force: true });
   }
-}
-
-/** We hold the lock, so a socket that is there is that of an agent that was killed. */
-async function listen(server: Server, socket: string): Promise<void> {
-  await rm(socket, { force: true });
-  try {
-    await server.listen({ path: socket });
-  } catch (error) {
-    if (systemCode(error) !== 'EADDRINUSE') throw error;
-    throw new DvceError('ADDRESS_IN_USE', { where: socket }, error);
-  }
-  await chmod(socket, socketMode);
 }
 
 const aborted = (signal: AbortSignal): Promise<void> =>
@@ -176,14 +174,15 @@ const aborted = (signal: AbortSignal): Promise<void> =>
 
 /** blockd is kept running by its launcher; here it is seen to that the launcher runs. */
 async function watchBlockd(
-  { blockdOptions, clock, timers, signal, logger }: AgentProcessOptions,
+  { blockdOptions, clock, timers, signal, logger, isBlockdExternal }: AgentProcessOptions,
   agent: Agent,
   layout: AgentLayout,
 ): Promise<void> {
   while (!signal.aborted) {
     try {
       await sleep(timers, limits.agentWatchMs, signal);
-      if (agent.stopping) continue;
+      // What runs it elsewhere also starts it again; the health of the host says when it is away.
+      if (agent.stopping || isBlockdExternal === true) continue;
       await ensureBlockd({
         dataDirectory: layout.root,
         argv: blockdOptions,

@@ -23,6 +23,7 @@ import {
   toDvceError,
 } from '../base/index.ts';
 import { startBlockd } from './blockd.ts';
+import { withConfiguration } from './configured.ts';
 import { recordCrashSync } from './crash-record.ts';
 import { checkSocketPaths, dataDirectory, prepareDataDirectory } from './data-directory.ts';
 import { keepAlive } from './keep-alive.ts';
@@ -137,7 +138,7 @@ function ensureThreadPool(): void {
 }
 
 async function main(argv: readonly string[]): Promise<number> {
-  const command = parseBlockdArguments(argv);
+  const command = parseBlockdArguments(await withConfiguration(argv, process.env));
   if (command.kind === 'help') {
     process.stdout.write(blockdUsage);
     return exitCodes.ok;

@@ -13,6 +13,10 @@ const folder = extension === '.ts' ? 'src' : 'dist';
 const entryOf = (context: Context, name: string): string =>
   join(context.programRoot, folder, `${name}${extension}`);
 
+/** For the agent: a socket that is not in its data directory. */
+export const socketOption = ({ dataDirectory, socketPath }: Context): readonly string[] =>
+  socketPath === join(dataDirectory, 'run/agent.sock') ? [] : ['--api-socket', socketPath];
+
 const quiet = '--disable-warning=ExperimentalWarning';
 
 /** Become `name` (execve): same process id, so that signals and supervisors reach it. Does not return. */
@@ -61,6 +65,7 @@ export function startAgent(context: Context, blockdOptions: readonly string[]): 
         context.dataDirectory,
         '--log',
         join(directory, 'agent.log'),
+        ...socketOption(context),
         '--',
         ...blockdOptions,
       ],
@@ -88,6 +93,7 @@ export function stopRemains(context: Context, request: Shutdown): Promise<number
       entryOf(context, 'agent/main'),
       '--data-dir',
       context.dataDirectory,
+      ...socketOption(context),
       '--stop',
       JSON.stringify(request),
     ],

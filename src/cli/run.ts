@@ -3,30 +3,18 @@
  * command tree and the API client; nothing else before the command is known, because a start takes at most 0.15 s.
  */
 import { readFileSync } from 'node:fs';
-import { homedir } from 'node:os';
-import { join, resolve } from 'node:path';
+import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { CommanderError } from 'commander';
 import { ApiClient, Planned } from '../api/index.ts';
 import { type DvceError, exitCodes, systemCode, toDvceError } from '../base/errors.ts';
+import { nearest } from '../base/nearest.ts';
 import type { MakeContext } from './context.ts';
-import { nearest } from './nearest.ts';
 import { describeError, formats, Output, usageError } from './output.ts';
+import { placeOf } from './place.ts';
 import { buildProgram, type Invocation } from './program.ts';
 
 const programRoot = fileURLToPath(new URL('../..', import.meta.url));
-
-/** Where the agent keeps its things when nobody says so. */
-function defaultDataDirectory(environment: NodeJS.ProcessEnv): string {
-  const given = environment['DVCE_DATA_DIR'];
-  if (given !== undefined && given !== '') return given;
-  if (process.getuid?.() === 0) return '/var/lib/dvce';
-  const state = environment['XDG_STATE_HOME'];
-  return join(
-    state === undefined || state === '' ? join(homedir(), '.local/state') : state,
-    'dvce',
-  );
-}
 
 type Globals = Readonly<Record<string, unknown>>;
 
@@ -59,11 +47,8 @@ const contextMaker =
   (environment: NodeJS.ProcessEnv): MakeContext =>
   async (globals, dryRun = false) => {
     const output = await outputOf(globals);
-    const given = globals['dataDir'];
-    const dataDirectory = resolve(
-      typeof given === 'string' ? given : defaultDataDirectory(environment),
-    );
-    const socketPath = join(dataDirectory, 'run/agent.sock');
+    const { dataDirectory, socketPath, problems } = await placeOf(globals['dataDir'], environment);
+    for (const { where, reason } of problems) output.note(`warning: ${where}: ${reason}`);
     let api: ApiClient | undefined;
     return {
       dataDirectory,

@@ -2,10 +2,11 @@
  * What `--columns`, `--sort` and `--filter` mean, for every list the same. A key is the title of a column (spaces as dashes)
  * or a field of the API object (`createdAt`, `labels.team`, `open.mappedBytes`), in that order. Loaded only when used.
  */
+
+import { nearest } from '../base/nearest.ts';
 import { parseDuration, parseSize } from '../base/units.ts';
 import type { Column } from './column.ts';
 import { duration, forPrograms, orDash, size, time, yesNo } from './format.ts';
-import { nearest } from './nearest.ts';
 import { usageError } from './text.ts';
 
 const slug = (text: string): string => text.toLowerCase().replaceAll(' ', '-');

@@ -9,7 +9,7 @@ import { limits } from '../../base/limits.ts';
 import { formatDuration } from '../../base/units.ts';
 import type { Context } from '../context.ts';
 import { printPlan } from '../plan.ts';
-import { become, type Started, startAgent, stopRemains } from '../processes.ts';
+import { become, type Started, socketOption, startAgent, stopRemains } from '../processes.ts';
 import type { Run } from '../spec.ts';
 
 const pollMs = 50;
@@ -17,7 +17,7 @@ const pollMs = 50;
 const pause = (): Promise<void> => after(pollMs);
 
 export const agent: Run = async (context, given) =>
-  become(context, 'agent/main', ['--', ...given.rest()]);
+  become(context, 'agent/main', [...socketOption(context), '--', ...given.rest()]);
 export const blockd: Run = async (context, given) => become(context, 'blockd/main', given.rest());
 
 /** The status of the agent, or undefined when none answers. */

@@ -1,0 +1,24 @@
+/**
+ * The configuration of a host: `/etc/dvce/dvce.yaml` (DVCE_CONFIG names another) and `conf.d/*.yaml` beside it, environment
+ * variables, flags. Agent, blockd and the command line read the same.
+ *
+ * Shape: settings.ts is the table, source.ts reads files with positions, configuration.ts decides which value holds and from
+ * where, blockd.ts hands blockd its part. Schemas for editors are in schema.ts, which nothing but the generator loads.
+ *
+ * Invariant: whatever is not understood (unknown key, wrong unit, bad YAML) is an error with file, line and column.
+ */
+export { blockdOptions } from './blockd.ts';
+export {
+  Configuration,
+  type ConfigurationSources,
+  dataDirectoryOf,
+  loadConfiguration,
+  type Origin,
+  readConfiguration,
+  type Setting,
+  secretFile,
+  strayVariables,
+} from './configuration.ts';
+export { type SettingName, settingList, settings, variableOf } from './settings.ts';
+export { configurationFiles, defaultConfigurationPath, type Problem } from './source.ts';
+export { type SettingValue, writeValue } from './values.ts';
