@@ -1,5 +1,6 @@
 /** Errors on the wire: `application/problem+json` (RFC 9457), made from the error table and turned back into it. */
 import { DvceError, type ErrorContext, errorTable } from '../base/errors.ts';
+import { maskSecrets } from '../base/redact.ts';
 import type { Problem } from './types.ts';
 
 export const problemType = 'application/problem+json';
@@ -12,11 +13,16 @@ export function toProblem(error: DvceError): Problem {
     type: `urn:dvce:error:${error.code}`,
     title: titleOf(error.code),
     status: error.httpStatus,
-    detail: error.message,
+    detail: maskSecrets(error.message),
     code: error.code,
     advice: error.advice,
     retryable: error.retryable,
-    context: { ...error.context },
+    context: Object.fromEntries(
+      Object.entries(error.context).map(([name, value]) => [
+        name,
+        typeof value === 'string' ? maskSecrets(value) : value,
+      ]),
+    ),
   };
 }
 

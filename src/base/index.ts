@@ -13,5 +13,6 @@ export * from './log.ts';
 export * from './nearest.ts';
 export * from './process-figures.ts';
 export * from './random.ts';
+export * from './redact.ts';
 export * from './supervisor.ts';
 export * from './units.ts';

@@ -278,12 +278,10 @@ async function withDeadline(work: Promise<void>, timers: Timers): Promise<void> 
 }
 
 function keepLogSmall(path: string, timers: Timers, logger: Logger): void {
-  timers.after(logCheckMs, () => {
-    try {
-      rotateLog(path);
-    } catch (error) {
-      logger.warn({ err: error }, 'the log could not be rotated');
-    }
-    keepLogSmall(path, timers, logger);
-  });
+  try {
+    rotateLog(path);
+  } catch (error) {
+    logger.warn({ err: error }, 'the log could not be rotated');
+  }
+  timers.after(logCheckMs, () => keepLogSmall(path, timers, logger));
 }

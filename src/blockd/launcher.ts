@@ -31,6 +31,7 @@ import { BlockdClient } from './client.ts';
 import { isFaultSignal, readCrash, recordCrashSync } from './crash-record.ts';
 import type { DataDirectory } from './data-directory.ts';
 import { readWhole } from './durable-file.ts';
+import { rotateLog } from './process-log.ts';
 
 export interface LauncherOptions {
   readonly directory: DataDirectory;
@@ -57,6 +58,7 @@ export async function superviseBlockd(options: LauncherOptions): Promise<number>
   let delayMs: number = limits.blockdRestartMsMin;
   for (;;) {
     const startedMs = clock.monotonicMs();
+    rotateLog(options.directory.launcherLogFile);
     const ending = (await adopt(options)) ?? (await runOnce(options));
     if (ending.final !== null) {
       logger.info({ code: ending.final }, `blockd ended: ${ending.detail}`);

@@ -4,7 +4,14 @@
  */
 import { copyFileSync, statSync, truncateSync } from 'node:fs';
 import { destination, multistream, pino } from 'pino';
-import { isJournal, journalPriority, type Logger, limits, systemCode } from '../base/index.ts';
+import {
+  isJournal,
+  journalPriority,
+  type Logger,
+  limits,
+  maskSecrets,
+  systemCode,
+} from '../base/index.ts';
 import type { LogLevel } from './options.ts';
 
 export interface ProcessLogOptions {
@@ -18,7 +25,7 @@ export interface ProcessLogOptions {
 export function openProcessLog(options: ProcessLogOptions): Logger {
   const { path, level, foreground, thread } = options;
   const streams = [
-    { level, stream: destination({ dest: path, append: true, sync: true, mode: 0o640 }) },
+    { level, stream: masked(destination({ dest: path, append: true, sync: true, mode: 0o640 })) },
     ...(foreground ? [{ level, stream: errorOutput() }] : []),
   ];
   return pino(
@@ -30,13 +37,18 @@ export function openProcessLog(options: ProcessLogOptions): Logger {
 /** pino's destination, with the priorities that the journal files lines by. */
 function errorOutput(): { write(line: string): void } {
   const output = destination({ dest: 2, sync: true });
-  if (!isJournal(process.env)) return output;
+  if (!isJournal(process.env)) return masked(output);
   return {
     write(line) {
-      output.write(`${journalPriority(levelOf(line))}${line}`);
+      output.write(`${journalPriority(levelOf(line))}${maskSecrets(line)}`);
     },
   };
 }
+
+/** What a message carries along of secrets stays out of the log. */
+const masked = (output: { write(line: string): unknown }): { write(line: string): void } => ({
+  write: (line) => void output.write(maskSecrets(line)),
+});
 
 /** pino writes the level first. */
 const levelOf = (line: string): number => Number(/^\{"level":(\d+)/.exec(line)?.[1]);

@@ -134,7 +134,8 @@ export function answerErrors(server: Server, logger: Logger): void {
   server.setErrorHandler((error: FastifyError, request, reply) => {
     const known = explain(error);
     const level = known.httpStatus >= 500 ? 'error' : 'info';
-    logger[level]({ err: known, method: request.method, url: request.url }, 'a request failed');
+    const { id, method, url } = request;
+    logger[level]({ request: id, err: known, method, url }, 'a request failed');
     return sendProblem(reply, known);
   });
   server.setNotFoundHandler((request, reply) => {

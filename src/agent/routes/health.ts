@@ -39,6 +39,10 @@ export function readinessOf({ blockd, causes }: Looked, lagMs: number): Check[] 
 
 export function healthRoutes(server: Server, agent: Agent): void {
   agent.metrics.observe(server);
+  // The log names a request by it.
+  server.addHook('onRequest', async ({ id }, reply) => {
+    reply.header('x-request-id', id);
+  });
 
   server.get(
     '/livez',
