@@ -131,7 +131,8 @@ function characterDevices(paths: GuestPaths): string[] {
  */
 function portArguments(vm: VmDefinition): string[] {
   if (!hasPorts(vm)) return [];
-  const count = vm.disks.length + vm.nics.length + limits.vmHotSlots;
+  const seeds = vm.seed === undefined ? 0 : 1;
+  const count = vm.disks.length + vm.nics.length + seeds + limits.vmHotSlots;
   return Array.from({ length: count }, (_, at) => [
     '-device',
     json({
@@ -190,13 +191,21 @@ function shareArguments(vm: VmDefinition): string[] {
   return ['-object', json({ 'qom-type': 'throttle-group', id: throttleGroup, limits })];
 }
 
-/** Behind the disks, so that their names in the guest do not depend on it; there is nothing to boot from it. */
+/** Behind the disks, so that their names in the guest do not depend on it. Nothing boots from it. */
 function seedArguments(vm: VmDefinition, paths: GuestPaths): string[] {
   if (vm.seed === undefined) return [];
   const file = { driver: 'file', filename: paths.seed, 'read-only': true };
+  const bus = busOf(vm, vm.disks.length + vm.nics.length);
+  const device = {
+    driver: 'virtio-blk-pci',
+    id: 'seed0',
+    ...(bus === null ? {} : { bus }),
+    drive: 'seed',
+    serial: 'seed',
+  };
   return [
     ...['-blockdev', json({ driver: 'raw', 'node-name': 'seed', 'read-only': true, file })],
-    ...['-device', json({ driver: 'virtio-blk-pci', id: 'device-seed', drive: 'seed' })],
+    ...['-device', json(device)],
   ];
 }
 
