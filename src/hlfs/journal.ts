@@ -15,6 +15,7 @@
  * Addresses: slot index * file bytes + offset; valid until the record's slot is released.
  */
 import { assert, DvceError, toDvceError, vectorsMax, writeFullySync } from '../base/index.ts';
+import { FlushForecast } from './flush-forecast.ts';
 import {
   align,
   chainStart,
@@ -87,6 +88,7 @@ export class Journal {
   #unsynced: Appended[] = [];
   #unsyncedBytes = 0;
   #waiters: SyncWaiter[] = [];
+  readonly #forecast = new FlushForecast();
   #syncing = false;
   #onSyncEnded: () => void = () => {};
   #broken: DvceError | null = null;
@@ -149,7 +151,8 @@ export class Journal {
     } catch (error) {
       this.#moveTail(toDvceError(error, this.#active?.file.path));
     }
-    if (this.#unsyncedBytes > this.#options.unsyncedBytesMax) this.#startSync();
+    const isAwaited = this.#forecast.appended(records.length);
+    if (isAwaited || this.#unsyncedBytes > this.#options.unsyncedBytesMax) this.#startSync();
     return records;
   }
 
@@ -159,6 +162,7 @@ export class Journal {
       done(this.#broken);
       return;
     }
+    this.#forecast.flushed(this.#waiters.length === 0);
     const seq = this.lastSeq;
     if (this.#syncedSeq >= seq) {
       this.#flushedSeq = Math.max(this.#flushedSeq, seq);
