@@ -18,6 +18,7 @@ export function familyOf(path: string): Family | undefined {
   const word = /^\/v1\/([a-z-]+)/.exec(path)?.[1] ?? '';
   const families: Readonly<Record<string, Family>> = {
     volumes: 'volume',
+    trash: 'volume',
     clones: 'volume',
     images: 'image',
     vms: 'vm',

@@ -17,6 +17,7 @@ import { eventRoutes } from './routes/events.ts';
 import { healthRoutes } from './routes/health.ts';
 import { imageRoutes } from './routes/images.ts';
 import { operationRoutes } from './routes/operations.ts';
+import { contentRoutes, exportRoutes, quotaRoutes, trashRoutes } from './routes/storage.ts';
 import { systemRoutes } from './routes/system.ts';
 import type { Server } from './routes/types.ts';
 import { vmRoutes } from './routes/vms.ts';
@@ -82,6 +83,10 @@ export async function buildServer(agent: Agent, logger: Logger, release: string)
   planDryRuns(server, agent);
   volumeRoutes(server, agent);
   snapshotRoutes(server, agent);
+  trashRoutes(server, agent);
+  quotaRoutes(server, agent);
+  exportRoutes(server, agent);
+  contentRoutes(server, agent);
   imageRoutes(server, agent);
   vmRoutes(server, agent);
   operationRoutes(server, agent);

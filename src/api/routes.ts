@@ -8,20 +8,27 @@ import { DvceError } from '../base/errors.ts';
 import { limits } from '../base/limits.ts';
 import { HttpClient, type RequestOptions, type Transport } from './client.ts';
 import type {
+  Capacity,
   CatalogueImage,
   Doctor,
+  Export,
+  ExportCreate,
   Image,
   ImageImport,
   ImageUpdate,
   Network,
   NetworkCreate,
   Operation,
+  Quota,
+  QuotaSet,
   Shutdown,
   Snapshot,
   SnapshotCreate,
   SnapshotDiff,
   SnapshotSetCreate,
+  SnapshotUpdate,
   Status,
+  TrashedVolume,
   Vm,
   VmCreate,
   VmStart,
@@ -30,6 +37,7 @@ import type {
   Volume,
   VolumeClone,
   VolumeCreate,
+  VolumeMap,
   VolumeRecovery,
   VolumeResize,
   VolumeUpdate,
@@ -48,6 +56,8 @@ export const urls = {
   snapshot: (path: string, name: string) =>
     `/v1/volumes/${segment(path)}/snapshots/${segment(name)}`,
   network: (name: string) => `/v1/networks/${segment(name)}`,
+  /** The folder as a whole, because `/` is one. */
+  quota: (path: string) => `/v1/quotas/${encodeURIComponent(path)}`,
   image: (name: string) => `/v1/images/${segment(name)}`,
   vm: (name: string) => `/v1/vms/${segment(name)}`,
   token: (name: string) => `/v1/tokens/${segment(name)}`,
@@ -77,7 +87,7 @@ export class ApiClient {
     return (await this.http.request('GET', path, options)).body as T;
   }
   async #send<T>(
-    method: 'POST' | 'PATCH' | 'DELETE',
+    method: 'POST' | 'PATCH' | 'PUT' | 'DELETE',
     path: string,
     body?: unknown,
     options: RequestOptions = {},
@@ -95,7 +105,27 @@ export class ApiClient {
     resize: (path: string, body: VolumeResize) =>
       this.#send<Volume>('POST', `${urls.volume(path)}/resize`, body),
     clone: (body: VolumeClone) => this.#send<Volume>('POST', '/v1/clones', body, long),
-    delete: (path: string) => this.#send<void>('DELETE', urls.volume(path), undefined, long),
+    /** Answers the volume as it is in the trash; nothing when it is gone for good. */
+    delete: (path: string, query: { now?: boolean | undefined } = {}) =>
+      this.#send<TrashedVolume | undefined>('DELETE', urls.volume(path), undefined, {
+        ...long,
+        query,
+      }),
+    map: (
+      path: string,
+      query: { snapshot?: string | undefined; offset?: number | undefined; limit?: number } = {},
+    ) => this.#get<VolumeMap>(`${urls.volume(path)}/map`, { ...long, query }),
+    /** The content as a file; `location` is the operation that sends it. */
+    content: (
+      path: string,
+      query: { snapshot?: string | undefined; format?: string; framing?: string },
+      signal?: AbortSignal,
+    ) =>
+      this.http.stream(`${urls.volume(path)}/content`, {
+        ...long,
+        query,
+        ...(signal === undefined ? {} : { signal }),
+      }),
     check: (path: string) => this.#send<Operation>('POST', `${urls.volume(path)}/check`, {}),
     recover: (path: string) =>
       this.#send<VolumeRecovery>(
@@ -114,6 +144,8 @@ export class ApiClient {
         .snapshots,
     create: (path: string, body: SnapshotCreate) =>
       this.#send<Snapshot>('POST', urls.snapshots(path), body),
+    update: (path: string, name: string, body: SnapshotUpdate) =>
+      this.#send<Snapshot>('PATCH', urls.snapshot(path, name), body),
     delete: (path: string, name: string) =>
       this.#send<void>('DELETE', urls.snapshot(path, name), undefined, long),
     rollback: (path: string, name: string) =>
@@ -123,6 +155,29 @@ export class ApiClient {
       from: string,
       query: { to?: string | undefined; limit?: number | undefined } = {},
     ) => this.#get<SnapshotDiff>(`${urls.snapshot(path, from)}/diff`, { ...long, query }),
+  };
+
+  readonly trash = {
+    list: async () => (await this.#get<{ volumes: TrashedVolume[] }>('/v1/trash')).volumes,
+    restore: (body: { what: string; to?: string }) =>
+      this.#send<Volume>('POST', '/v1/trash/restore', body, long),
+    empty: (body: { what?: string }) =>
+      this.#send<{ discarded: TrashedVolume[] }>('POST', '/v1/trash/empty', body, long),
+  };
+
+  readonly quotas = {
+    list: async () => (await this.#get<{ quotas: Quota[] }>('/v1/quotas')).quotas,
+    get: (path: string) => this.#get<Quota>(urls.quota(path), long),
+    set: (path: string, body: QuotaSet) => this.#send<Quota>('PUT', urls.quota(path), body, long),
+    delete: (path: string) => this.#send<void>('DELETE', urls.quota(path)),
+  };
+  readonly capacity = () => this.#get<Capacity>('/v1/capacity');
+
+  readonly exports = {
+    list: async () => (await this.#get<{ exports: Export[] }>('/v1/exports')).exports,
+    create: (body: ExportCreate) => this.#send<Export>('POST', '/v1/exports', body, long),
+    delete: (id: string) =>
+      this.#send<void>('DELETE', `/v1/exports/${segment(id)}`, undefined, long),
   };
 
   readonly images = {

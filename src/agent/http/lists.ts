@@ -42,6 +42,7 @@ const resolve = (schema: ObjectSchema | undefined): ObjectSchema | undefined =>
 const otherKeys: Readonly<Record<string, Pick<ListSpec, 'key' | 'descending'>>> = {
   AuditList: { key: ['id'], descending: true },
   OperationList: { key: ['id'], descending: true },
+  TrashList: { key: ['deletedAt', 'id'], descending: true },
   SnapshotList: { key: ['createdAt', 'name'], descending: false },
 };
 

@@ -9,6 +9,7 @@ import {
   SnapshotDiff,
   SnapshotList,
   SnapshotSetCreate,
+  TrashedVolume,
   Volume,
   VolumeClone,
   VolumeCreate,
@@ -163,12 +164,15 @@ export function volumeRoutes(server: Server, { blockd, vms, operations }: Agent)
       schema: {
         operationId: 'deleteVolume',
         tags: ['volumes'],
-        summary: 'Delete a volume and its snapshots',
+        summary: 'Put a volume into the trash with its snapshots, or delete it for good',
         params: pathParams,
-        response: answers({ 204: none }),
+        querystring: Type.Object({
+          now: Type.Optional(Type.Boolean({ description: 'For good, not into the trash.' })),
+        }),
+        response: answers({ 200: ref(TrashedVolume), 204: none }),
       },
     },
-    async ({ params }, reply) => {
+    async ({ params, query: { now } }, reply) => {
       const path = asVolumePath(params.path);
       const [user] = await vms.usersOf(path);
       if (user !== undefined)
@@ -178,8 +182,9 @@ export function volumeRoutes(server: Server, { blockd, vms, operations }: Agent)
           reason: `it is a disk of VM ${user.name}`,
           advice: `Delete the VM first: dvce vm delete ${user.name}`,
         });
-      await blockd.call('volume.delete', { path }, long);
-      return reply.code(204).send(null);
+      const kept = now === undefined ? {} : { now };
+      const { trash } = await blockd.call('volume.delete', { path, ...kept }, long);
+      return trash === null ? reply.code(204).send(null) : reply.code(200).send(trash);
     },
   );
 

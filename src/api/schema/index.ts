@@ -11,6 +11,7 @@ import * as guest from './guest.ts';
 import * as health from './health.ts';
 import * as image from './image.ts';
 import * as network from './network.ts';
+import * as storage from './storage.ts';
 import * as system from './system.ts';
 import * as vm from './vm.ts';
 import * as volume from './volume.ts';
@@ -23,6 +24,7 @@ export * from './guest.ts';
 export * from './health.ts';
 export * from './image.ts';
 export * from './network.ts';
+export * from './storage.ts';
 export * from './system.ts';
 export * from './vm.ts';
 export * from './vm-life.ts';
@@ -39,6 +41,7 @@ export const namedSchemas: readonly TSchema[] = [
   ...Object.values(network),
   ...Object.values(vm),
   ...Object.values(volume),
+  ...Object.values(storage),
   ...Object.values(image),
 ]
   .filter((schema) => '$id' in schema)

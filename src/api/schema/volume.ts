@@ -12,6 +12,7 @@ import {
   timestamp,
   word,
 } from './common.ts';
+import { CapacityWarning } from './storage.ts';
 
 const count = (description: string) => Type.Integer({ minimum: 0, description });
 
@@ -67,6 +68,9 @@ export const Volume = Type.Object(
     ),
     snapshots: count('Number of snapshots.'),
     open: nullable(ref(VolumeActivity), { description: 'Present while open.' }),
+    warnings: Type.Optional(
+      Type.Array(ref(CapacityWarning), { description: 'After create, clone and resize.' }),
+    ),
   },
   { $id: 'Volume', description: 'A virtual disk.' },
 );

@@ -65,7 +65,14 @@ export const create: Run = async ({ api, output, ...context }, given) => {
     () => api.volumes.get(path),
   );
   output.changed(volume, volume.path, `Volume ${volume.path} (${size(volume.sizeBytes)}).`);
+  warn(output, volume);
 };
+
+/** What blockd has to say about space. */
+function warn(output: Context['output'], { warnings = [] }: Volume): void {
+  for (const { object, detail, advice } of warnings)
+    output.note(`Warning: ${object}: ${detail}. ${advice}`);
+}
 
 export const list: Run = async ({ api, output }, given) => {
   const prefix = given.optionalArgument('prefix');
@@ -124,6 +131,7 @@ export const resize: Run = async (context, given) => {
     volume.path,
     `Volume ${volume.path}: ${size(before.sizeBytes)} -> ${size(volume.sizeBytes)}.`,
   );
+  warn(output, volume);
 };
 
 export const rename: Run = async ({ api, output }, given) => {
@@ -175,6 +183,7 @@ export const clone: Run = async (context, given) => {
   const from =
     volume.origin === null ? '' : ` from ${volume.origin.path}@${volume.origin.snapshot}`;
   output.changed(volume, volume.path, `Volume ${volume.path} (${size(volume.sizeBytes)})${from}.`);
+  warn(output, volume);
 };
 
 export const check: Run = async (context, given) => {
@@ -245,7 +254,11 @@ export const remove: Run = async (context, given) => {
     // Ask only about what exists: a wrong path is told before anything is typed.
     const volume = await api.volumes.get(path);
     await confirm(context, given, `deleting volume ${volume.path}`, volume.path);
-    await api.volumes.delete(path);
-    output.note(`Volume ${volume.path} deleted.`);
+    const kept = await api.volumes.delete(path, given.flag('now') ? { now: true } : {});
+    output.note(
+      kept === undefined
+        ? `Volume ${volume.path} deleted for good.`
+        : `Volume ${volume.path} deleted. Until ${time(kept.expiresAt)} it comes back with: dvce volume undelete ${kept.id}`,
+    );
   });
 };

@@ -5,11 +5,22 @@ import { config } from './config.ts';
 import { image } from './image.ts';
 import { network } from './network.ts';
 import { snapshot } from './snapshot.ts';
+import { quota, trash } from './storage.ts';
 import { op, single } from './system.ts';
 import { vm } from './vm.ts';
 import { volume } from './volume.ts';
 
-export const nouns: readonly NounSpec[] = [volume, snapshot, image, vm, network, op, config];
+export const nouns: readonly NounSpec[] = [
+  volume,
+  snapshot,
+  trash,
+  quota,
+  image,
+  vm,
+  network,
+  op,
+  config,
+];
 export const singles: readonly CommandSpec[] = single;
 
 /** Options that every command takes. */

@@ -1,5 +1,6 @@
 import type { NounSpec } from '../spec.ts';
 import * as option from './options.ts';
+import { snapshotStorage } from './storage.ts';
 
 const path = { name: '<path>', text: 'path of the volume', names: 'volume' } as const;
 const source = { name: '<path@name>', text: 'PATH@SNAPSHOT', names: 'snapshot' } as const;
@@ -89,5 +90,6 @@ export const snapshot: NounSpec = {
       ],
       run: async () => (await load()).remove,
     },
+    ...snapshotStorage,
   ],
 };

@@ -1,5 +1,6 @@
 import type { NounSpec } from '../spec.ts';
 import * as option from './options.ts';
+import { volumeStorage } from './storage.ts';
 
 const path = {
   name: '<path>',
@@ -149,9 +150,16 @@ export const volume: NounSpec = {
     },
     {
       name: 'delete',
-      summary: 'delete a volume and its snapshots',
+      summary: 'delete a volume and its snapshots; it stays in the trash for a while',
+      details:
+        'Its name is free at once. Until its time is over "dvce volume undelete" brings it back as it was; when space runs short the trash is emptied, oldest first.',
       arguments: [path],
-      options: [option.dryRun, option.ifExists, option.yes],
+      options: [
+        { flags: '--now', text: 'for good, not into the trash' },
+        option.dryRun,
+        option.ifExists,
+        option.yes,
+      ],
       examples: [
         'dvce volume delete /test/db --dry-run',
         'dvce volume delete /test/db --yes',
@@ -159,5 +167,6 @@ export const volume: NounSpec = {
       ],
       run: async () => (await load()).remove,
     },
+    ...volumeStorage,
   ],
 };
