@@ -6,7 +6,7 @@
  * problem is thrown as the DvceError that it was made from; an agent that is not there as AGENT_UNAVAILABLE.
  */
 import * as http from 'node:http';
-import type { Duplex } from 'node:stream';
+import type { Duplex, Readable } from 'node:stream';
 import { type Clock, systemClock, systemTimers, type Timers } from '../base/clock.ts';
 import { DvceError, systemCode } from '../base/errors.ts';
 import { limits } from '../base/limits.ts';
@@ -27,6 +27,11 @@ export interface Answer {
   readonly location: string | undefined;
   /** Parsed JSON; a text when the answer is not JSON; undefined when it is empty. */
   readonly body: unknown;
+}
+
+export interface Stream {
+  readonly body: Readable;
+  readonly location: string | undefined;
 }
 
 export interface Transport {
@@ -113,6 +118,39 @@ export class HttpClient {
       );
       request.on('error', reject);
       request.end(payload);
+    });
+  }
+
+  /** The body of an answer as it comes; the deadline is that of its begin. */
+  async stream(path: string, options: RequestOptions = {}): Promise<Stream> {
+    checkLength(this.socketPath);
+    const url = withQuery(path, options.query);
+    const timeoutMs = options.timeoutMs ?? limits.apiRequestMs;
+    return new Promise<Stream>((resolve, reject) => {
+      const request = http.request({
+        socketPath: this.socketPath,
+        method: 'GET',
+        path: url,
+        headers: { host: 'dvce' },
+        agent: false,
+        ...(options.signal === undefined ? {} : { signal: options.signal }),
+      });
+      const timer = this.#timers.after(timeoutMs, () => {
+        const what = `the request GET ${path}`;
+        request.destroy(new DvceError('TIMED_OUT', { what, ms: timeoutMs }));
+      });
+      request.on('response', (response) => {
+        timer.cancel();
+        this.#trace(`GET ${withoutSecrets(url)} -> ${response.statusCode ?? 0}`);
+        if (response.statusCode === 200)
+          resolve({ body: response, location: response.headers.location });
+        else answerOf(response).then((answer) => reject(errorOf(answer, 'GET', path)), reject);
+      });
+      request.on('error', (error) => {
+        timer.cancel();
+        reject(options.signal?.aborted ? options.signal.reason : this.#explain(error));
+      });
+      request.end();
     });
   }
 

@@ -84,6 +84,13 @@ export const errorTable = {
     'EINVAL',
     'exists',
   ),
+  FILE_EXISTS: row(
+    'the file {name} exists already',
+    'Choose another name, or pass --force to replace it.',
+    409,
+    'EINVAL',
+    'exists',
+  ),
   IN_USE: row('{kind} {name} is in use: {reason}', '{advice}', 409, 'EPERM', 'conflict'),
   PROTECTED: row(
     '{kind} {name} is protected',

@@ -10,20 +10,25 @@ export const image: NounSpec = {
   commands: [
     {
       name: 'import',
-      summary: 'make an image from a raw or qcow2 file, or from a URL',
-      details: 'Ctrl-C cancels it; after a failure nothing is left behind.',
+      summary: 'make an image from a file, an address or the catalogue',
+      details:
+        'Takes raw, qcow2, vmdk and OVA, also compressed by gzip, xz or zstd, from a file, an http(s) URL, nbd://HOST/EXPORT or nbd+unix:///EXPORT?socket=PATH. A word that is no file names an entry of the catalogue. Ctrl-C cancels it; after a failure nothing is left behind but a broken download, which the next import of it goes on with.',
       arguments: [
-        { name: '<source>', text: 'file or http(s) URL', names: 'file' },
-        { name: '<name>', text: 'name of the new image' },
+        { name: '[source]', text: 'file, address or entry of the catalogue', names: 'file' },
+        { name: '[name]', text: 'name of the new image; that of the entry when not given' },
       ],
       options: [
+        { flags: '--from-catalogue <entry>', text: 'import this entry; give only the new name' },
         { flags: '--sha256 <hex>', text: 'expected digest of the file' },
+        { flags: '--sha512 <hex>', text: 'the same by sha512' },
+        { flags: '--checksum-url <url>', text: 'file of checksums that names the source' },
         {
           flags: '--format <format>',
           text: 'found out when not given',
-          choices: ['raw', 'qcow2'],
+          choices: ['raw', 'qcow2', 'vmdk', 'ova'],
         },
         option.label,
+        option.protect,
         option.ifNotExists,
         option.noWait,
         option.timeout,
@@ -33,8 +38,56 @@ export const image: NounSpec = {
         'dvce image import debian.qcow2 debian-checked --sha256 "$(sha256sum debian.qcow2 | cut -c 1-64)"',
         'dvce image import debian.qcow2 debian --if-not-exists',
         'dvce image import disk.raw plain --format raw --label origin=lab --timeout 10m',
+        'dvce image import debian-12 --dry-run',
       ],
       run: async () => (await load()).importImage,
+    },
+    {
+      name: 'export',
+      summary: 'write an image, a volume or a snapshot to a file',
+      details:
+        'NAME is an image, /PATH a volume as it is now, also while its VM runs, /PATH@SNAPSHOT a snapshot. Zeros become holes of the file, which appears under its name only when it is whole. With - the content goes to standard output. The digest that is printed is that of the file.',
+      kind: 'local',
+      arguments: [
+        { name: '<source>', text: 'NAME, /PATH or /PATH@SNAPSHOT', names: 'source' },
+        { name: '<file>', text: 'file to write, or -', names: 'file' },
+      ],
+      options: [
+        { flags: '--format <format>', text: 'raw when not given', choices: ['raw', 'qcow2'] },
+        { flags: '--force', text: 'replace a file that is there' },
+      ],
+      examples: [
+        'dvce image export debian debian-copy.raw',
+        'dvce image export debian debian-copy.qcow2 --format qcow2',
+        'dvce image export debian debian-copy.raw --force -o json',
+        'dvce image export debian - | sha256sum',
+      ],
+      run: async () => (await import('../commands/image-export.ts')).exportImage,
+    },
+    {
+      name: 'catalogue',
+      summary: 'list the images that can be imported by name',
+      details: "Shipped with the program, overlaid by the operator's /etc/dvce/images.yaml.",
+      kind: 'read',
+      examples: ['dvce image catalogue', 'dvce image catalogue -o wide'],
+      run: async () => (await load()).catalogue,
+    },
+    {
+      name: 'update',
+      summary: 'change labels and protection of an image',
+      arguments: [name],
+      options: [
+        option.label,
+        { flags: '--no-labels', text: 'remove all labels first' },
+        option.protect,
+        option.noProtect,
+      ],
+      examples: [
+        'dvce image update debian --label tier=base',
+        'dvce image update debian --protect',
+        'dvce image update debian --no-protect --no-labels',
+      ],
+      run: async () => (await load()).update,
     },
     {
       name: 'list',
