@@ -122,6 +122,8 @@ export function answerErrors(server: Server, logger: Logger): void {
     for (const one of [method].flat())
       routes.push({ method: one, pattern: new RegExp(`^${pattern}$`) });
   });
+  // fastify reads plain text, too, unless it is told not to.
+  server.removeContentTypeParser('text/plain');
   server.addHook('onRequest', async ({ headers, routeOptions }) => {
     const { accept } = headers;
     if (accept === undefined || accepts(accept, typesOf(routeOptions.schema))) return;

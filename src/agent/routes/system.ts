@@ -33,6 +33,7 @@ export function systemRoutes(server: Server, agent: Agent): void {
   server.post(
     '/v1/shutdown',
     {
+      config: { role: 'admin' },
       schema: {
         operationId: 'shutdown',
         tags: ['host'],
