@@ -18,21 +18,30 @@ import {
   limits,
   type Random,
   type Timers,
+  toDvceError,
 } from '../base/index.ts';
 import type { BlockdStatus } from '../blockd/index.ts';
 import { findProgram, type Hypervisor } from '../vm/index.ts';
+import { addressPools } from './address-pools.ts';
+import { AuditLog } from './audit.ts';
 import { watchGuests } from './change-events.ts';
 import { Consoles } from './consoles.ts';
 import type { DataProcess } from './data-process.ts';
 import { examineHost } from './doctor.ts';
 import { Events } from './events.ts';
-import { Images } from './images.ts';
 import { Health, healthPath } from './health.ts';
+import { HostBoot } from './host-boot.ts';
+import { IdempotencyKeys } from './http/idempotency.ts';
+import { ImageExports } from './image-exports.ts';
+import { type ImageFiles, Images } from './images.ts';
 import type { AgentLayout } from './layout.ts';
 import { Metrics } from './metrics.ts';
+import type { Networks } from './networks.ts';
 import { OperationLog } from './operation-log.ts';
 import { Operations } from './operations.ts';
+import type { Settings } from './settings.ts';
 import { stopBlockd } from './stop-blockd.ts';
+import { Tokens } from './tokens.ts';
 import { VmDocuments } from './vm-documents.ts';
 import { Vms } from './vms.ts';
 
@@ -50,31 +59,44 @@ export interface AgentOptions {
   readonly hypervisorProgram?: string | undefined;
   /** Files of certificates that this host shows to others. */
   readonly certificates?: readonly string[];
+  /** Where the operator keeps what imports of images need. */
+  readonly imageFiles?: ImageFiles;
+  /** undefined: nothing configured this agent. */
+  readonly settings?: Settings | undefined;
   /** Called when the process should end. */
   readonly onStop: () => void;
 }
+
+type Kept = Pick<Agent, 'events' | 'tokens' | 'audit' | 'keys'>;
 
 export class Agent {
   readonly events: Events;
   readonly health: Health;
   readonly metrics: Metrics;
+  readonly tokens: Tokens;
+  readonly audit: AuditLog;
+  readonly keys: IdempotencyKeys;
   readonly operations: Operations;
   readonly vms: Vms;
   readonly images: Images;
+  readonly imageExports: ImageExports;
+  readonly networks: Networks;
   readonly consoles: Consoles;
   readonly blockd: DataProcess;
   readonly clock: Clock;
   readonly timers: Timers;
+  readonly settings: Settings | undefined;
   readonly #options: AgentOptions;
   readonly #startedAt: string;
   readonly #interrupted: Awaited<ReturnType<typeof Operations.open>>['interrupted'];
+  readonly #hostBoot: HostBoot;
   #stopping = false;
 
   private constructor(
     options: AgentOptions,
     opened: Awaited<ReturnType<typeof Operations.open>>,
     documents: VmDocuments,
-    events: Events,
+    { events, tokens, audit, keys }: Kept,
   ) {
     const { blockd, driver, clock, timers, random, logger, layout } = options;
     this.#options = options;
@@ -83,7 +105,11 @@ export class Agent {
     this.blockd = blockd;
     this.clock = clock;
     this.timers = timers;
+    this.settings = options.settings;
     this.events = events;
+    this.tokens = tokens;
+    this.audit = audit;
+    this.keys = keys;
     this.operations = opened.operations;
     const { operations } = this;
     this.images = new Images({
@@ -91,11 +117,30 @@ export class Agent {
       operations,
       timers,
       logger,
+      clock,
+      temporaryDirectory: join(layout.root, 'tmp'),
+      ...options.imageFiles,
+    });
+    this.imageExports = new ImageExports({
+      ...{ blockd, operations, timers, logger },
       temporaryDirectory: join(layout.root, 'tmp'),
     });
     const { images } = this;
     const world = { clock, timers, random, logger };
-    this.vms = new Vms({ documents, driver, blockd, operations, images, ...world });
+    const { nics, networks } = addressPools({ documents, blockd, clock });
+    this.networks = networks;
+    this.#hostBoot = new HostBoot({ path: layout.hostBoot, files: options.files });
+    const hostStarted = () => this.#hostBoot.isNew();
+    this.vms = new Vms({
+      documents,
+      driver,
+      blockd,
+      operations,
+      images,
+      nics,
+      hostStarted,
+      ...world,
+    });
     this.consoles = new Consoles(logger);
     watchGuests(driver, () => this.vms.list(), events, logger);
     this.health = new Health({
@@ -115,8 +160,9 @@ export class Agent {
 
   static async open(options: AgentOptions): Promise<Agent> {
     const { layout, files, clock, timers, random, logger } = options;
-    const documents = new VmDocuments(layout.vmDocuments, files);
-    await documents.open();
+    const { blockd } = options;
+    const oldDirectory = layout.vmDocuments;
+    const documents = new VmDocuments({ blockd, files, logger, oldDirectory });
     const log = await OperationLog.open(layout.operations, files, logger, clock.wallMs());
     const events = new Events({ clock, logger });
     const opened = await Operations.open({
@@ -128,13 +174,20 @@ export class Agent {
       random,
       logger,
     });
-    return new Agent(options, opened, documents, events);
+    for (const path of [layout.state, layout.log]) await files.makeDirectory(path);
+    const keys = await IdempotencyKeys.open(layout.idempotency, clock, logger);
+    const tokens = await Tokens.open({ path: layout.tokens, files, clock, random, logger });
+    const audit = new AuditLog(layout.audit, logger);
+    return new Agent(options, opened, documents, { events, tokens, audit, keys });
   }
 
   /** Bring what is kept and what runs together; needs blockd. */
   async reconcile(): Promise<void> {
     await this.images.tidy(this.#interrupted);
+    await this.imageExports.tidy(this.#interrupted);
     await this.vms.reconcile();
+    await this.#hostBoot.record();
+    this.vms.keep();
   }
 
   /** True from the moment when blockd is being stopped on purpose. */
@@ -182,10 +235,10 @@ export class Agent {
 
   /** All but the end itself: refuse or stop the VMs, then stop blockd. */
   async prepareShutdown({ force, stopVms, keepBlockd, timeoutMs }: Shutdown): Promise<void> {
-    const running = (await this.vms.list()).filter(({ pid }) => pid !== null);
+    const running = await this.#running();
     if (running.length > 0 && stopVms !== true && force !== true)
       throw new DvceError('VM_STATE', {
-        name: running.map(({ name }) => name).join(', '),
+        name: running.join(', '),
         state: 'running',
         reason: 'the agent is not stopped while VMs run',
         advice:
@@ -204,14 +257,28 @@ export class Agent {
     }
   }
 
+  /** Names of the VMs that run; without the store, which knows the names, the ids of the guests that are there. */
+  async #running(): Promise<string[]> {
+    try {
+      return (await this.vms.list()).filter(({ pid }) => pid !== null).map(({ name }) => name);
+    } catch (error) {
+      if (toDvceError(error).code !== 'BLOCKD_UNAVAILABLE') throw error;
+      const ids = await this.#options.driver.runningIds();
+      if (ids.length > 0) this.#options.logger.warn({ err: error }, 'the VMs cannot be named');
+      return [...ids];
+    }
+  }
+
   requestStop(): void {
     this.#options.onStop();
   }
 
   async close(): Promise<void> {
     this.consoles.close();
+    await this.vms.close();
     await this.operations.close();
     this.events.close();
+    await Promise.all([this.audit.close(), this.tokens.close(), this.keys.close()]);
     await this.#options.driver.close();
   }
 }

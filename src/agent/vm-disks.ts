@@ -4,7 +4,7 @@
  * A volume made for a VM carries the label `dvce.vm` with the VM's id: that, and the volume's id in the document, is what
  * lets it be deleted again. Nothing else is ever deleted with a VM.
  */
-import type { VmCreate } from '../api/index.ts';
+import type { VmAttachDisk, VmCreate } from '../api/index.ts';
 import { asVolumePath, checkName, DvceError, limits } from '../base/index.ts';
 import type { VolumeInfo } from '../blockd/index.ts';
 import type { VmDisk } from '../vm/index.ts';
@@ -70,6 +70,38 @@ export function planDisks(request: VmCreate): DiskPlan[] {
   return plans;
 }
 
+/** One more disk for a VM that exists; touches nothing. @throws when it cannot have it */
+export function planDisk(document: VmDocument, request: VmAttachDisk): DiskPlan {
+  const { sizeBytes, readOnly = false } = request;
+  const path = asVolumePath(request.path);
+  const names = document.disks.map(({ name }) => name);
+  if (document.disks.some((disk) => disk.path === path))
+    throw new DvceError('IN_USE', {
+      kind: 'volume',
+      name: path,
+      reason: `VM ${document.name} has it already`,
+      advice: `See: dvce vm show ${document.name}`,
+    });
+  if (names.length >= limits.vmDisksMax)
+    throw new DvceError('TOO_LARGE', {
+      what: 'the list of disks',
+      reason: `a VM has at most ${limits.vmDisksMax}`,
+      advice: 'Use fewer, larger volumes.',
+    });
+  const number = Array.from({ length: limits.vmDisksMax }, (_, at) => at).find(
+    (at) => !names.includes(`disk${at}`),
+  );
+  const disk: VmDocumentDisk = {
+    name: `disk${number}`,
+    path,
+    volumeId: '',
+    readOnly,
+    bootOrder: null,
+    owned: sizeBytes !== undefined,
+  };
+  return { disk, make: sizeBytes === undefined ? null : { sizeBytes } };
+}
+
 /** Make or find the volume of one disk. @returns the disk with the volume's id */
 export async function provideDisk(
   blockd: DataProcess,
@@ -97,6 +129,21 @@ export async function provideDisk(
   return { ...disk, volumeId: volume.id };
 }
 
+/** Attach one volume; may be repeated. */
+export async function attachDisk(
+  blockd: DataProcess,
+  document: Pick<VmDocument, 'id' | 'name'>,
+  { name, path, readOnly, bootOrder }: VmDocumentDisk,
+  signal: AbortSignal,
+): Promise<VmDisk> {
+  const { socketPath, exportName, blockBytes } = await blockd.call(
+    'volume.attach',
+    { path, attachId: document.id, vm: document.name },
+    { ...long, signal },
+  );
+  return { name, socketPath, exportName, readOnly, blockBytes, bootOrder };
+}
+
 /** Attach all volumes, in order; on a failure those already attached are let go. */
 export async function attachDisks(
   blockd: DataProcess,
@@ -105,14 +152,8 @@ export async function attachDisks(
 ): Promise<VmDisk[]> {
   const attached: VmDisk[] = [];
   try {
-    for (const { name, path, readOnly, bootOrder } of document.disks) {
-      const { socketPath, exportName, blockBytes } = await blockd.call(
-        'volume.attach',
-        { path, attachId: document.id, vm: document.name },
-        { ...long, signal },
-      );
-      attached.push({ name, socketPath, exportName, readOnly, blockBytes, bootOrder });
-    }
+    for (const disk of document.disks)
+      attached.push(await attachDisk(blockd, document, disk, signal));
     return attached;
   } catch (error) {
     await detachDisks(blockd, document);
@@ -122,17 +163,37 @@ export async function attachDisks(
 
 /** Let all volumes go; one that is gone or is not ours is no failure. */
 export async function detachDisks(blockd: DataProcess, document: VmDocument): Promise<void> {
-  for (const { path } of document.disks)
-    try {
-      await blockd.call('volume.detach', { path, attachId: document.id }, long);
-    } catch (error) {
-      if (!(error instanceof DvceError && (error.code === 'NOT_FOUND' || error.code === 'IN_USE')))
-        throw error;
-    }
+  for (const disk of document.disks) await detachDisk(blockd, document, disk);
+}
+
+export async function detachDisk(
+  blockd: DataProcess,
+  document: Pick<VmDocument, 'id'>,
+  { path }: Pick<VmDocumentDisk, 'path'>,
+): Promise<void> {
+  try {
+    await blockd.call('volume.detach', { path, attachId: document.id }, long);
+  } catch (error) {
+    if (!(error instanceof DvceError && (error.code === 'NOT_FOUND' || error.code === 'IN_USE')))
+      throw error;
+  }
+}
+
+/** Delete the volume that was made for a disk which could not be attached; nothing else is touched. */
+export async function discardDisk(
+  blockd: DataProcess,
+  vmId: string,
+  disk: VmDocumentDisk,
+): Promise<void> {
+  for (const { path } of await ownedVolumes(blockd, { id: vmId, disks: [disk] }))
+    await blockd.call('volume.delete', { path }, long);
 }
 
 /** The volumes that were made for this VM and may go with it. */
-async function ownedVolumes(blockd: DataProcess, document: VmDocument): Promise<VolumeInfo[]> {
+async function ownedVolumes(
+  blockd: DataProcess,
+  document: Pick<VmDocument, 'id' | 'disks'>,
+): Promise<VolumeInfo[]> {
   const owned: VolumeInfo[] = [];
   for (const disk of document.disks) {
     if (!disk.owned) continue;

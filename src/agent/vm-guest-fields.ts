@@ -11,8 +11,8 @@
  */
 import { createHash } from 'node:crypto';
 import Type, { type Static } from 'typebox';
-import { transit } from './vm-life-fields.ts';
 import { VmResources } from '../api/schema/index.ts';
+import { transit } from './vm-life-fields.ts';
 
 const NicDocument = Type.Object({
   name: Type.String({ minLength: 1 }),

@@ -43,34 +43,44 @@ export class VmPower {
 
   /** Record what is wanted from now on. */
   async want(document: VmDocument, desired: VmDocument['desired']): Promise<void> {
-    await this.#options.documents.write({ ...document, desired });
+    await this.#options.documents.update(document, (now) => {
+      if (desired === 'running') return { ...now, desired };
+      // Nobody waits for it any more.
+      const { held: _, restartDue: __, ...rest } = now;
+      return { ...rest, desired };
+    });
   }
 
-  async start(document: VmDocument, signal: AbortSignal): Promise<void> {
-    const { driver, blockd, clock } = this.#options;
-    const wanted: VmDocument = {
-      ...document,
-      desired: 'running',
-      startedAt: new Date(clock.wallMs()).toISOString(),
-    };
-    await this.#options.admission.admit(wanted, () => this.#options.documents.write(wanted));
+  /** @param byItself not asked for by anybody: what is known of earlier crashes stays */
+  async start(document: VmDocument, signal: AbortSignal, byItself = false): Promise<void> {
+    const { driver, blockd, clock, admission, documents } = this.#options;
+    const startedAt = new Date(clock.wallMs()).toISOString();
+    let wanted = document;
+    await admission.admit(document, async () => {
+      wanted = await documents.update(document, (now) => {
+        const { crashes = [], ...next } = nextStart(now);
+        const kept = byItself && crashes.length > 0 ? { crashes } : {};
+        return { ...next, ...kept, desired: 'running', startedAt };
+      });
+    });
     try {
       const disks = await attachDisks(blockd, wanted, signal);
       await driver.start(definitionOf(wanted, disks), signal);
     } catch (error) {
-      await this.#afterFailedStart(wanted);
+      await this.#afterFailedStart(wanted, byItself);
       if (signal.aborted) throw toDvceError(signal.reason);
       throw error;
     }
   }
 
   /** Only a guest that surely does not run loses its volumes. */
-  async #afterFailedStart(document: VmDocument): Promise<void> {
+  async #afterFailedStart(document: VmDocument, byItself: boolean): Promise<void> {
     const { driver, blockd, logger } = this.#options;
     try {
       if (isAlive(await driver.inspect(definitionOf(document)))) return;
       await detachDisks(blockd, document);
-      await this.want(document, 'stopped');
+      // One that starts by itself stays wanted: the failure counts as a crash.
+      if (!byItself) await this.want(document, 'stopped');
     } catch (error) {
       logger.error({ err: error, vm: document.name }, 'clearing up after a failed start failed');
     }
@@ -116,4 +126,17 @@ export class VmPower {
       await sleep(timers, pollMs, signal);
     }
   }
+}
+
+/** What its next start makes of a document: what waited for it comes true, what was leaving is gone. */
+function nextStart(document: VmDocument): VmDocument {
+  const { pending = {}, held: _, restartDue: __, ...rest } = document;
+  const { nics } = rest;
+  const stays = ({ transit }: { transit?: string }): boolean => transit !== 'leaving';
+  return {
+    ...rest,
+    ...pending,
+    disks: rest.disks.filter(stays),
+    ...(nics === undefined ? {} : { nics: nics.filter(stays) }),
+  };
 }

@@ -1,5 +1,5 @@
 /** What a request for a VM says about its hardware, checked and completed. */
-import type { NicRequest, VmCreate } from '../api/index.ts';
+import type { NicRequest, VmCreate, VmUpdate } from '../api/index.ts';
 import { DvceError, limits, MiB } from '../base/index.ts';
 import type { VmDocument } from './vm-documents.ts';
 import { checkResources } from './vm-resources.ts';
@@ -20,10 +20,38 @@ export function guestOfRequest(
   };
 }
 
+/** What was asked for about its life; what was not stays open. */
+export function lifeOf(request: VmUpdate): VmUpdateFields {
+  const { cpuModel, autostart, startOrder, onCrash } = request;
+  return {
+    ...(cpuModel === undefined ? {} : { cpuModel }),
+    ...(request.protected === undefined ? {} : { protected: request.protected }),
+    ...(autostart === undefined ? {} : { autostart }),
+    ...(startOrder === undefined ? {} : { startOrder }),
+    ...(onCrash === undefined ? {} : { onCrash }),
+  };
+}
+type VmUpdateFields = Pick<
+  VmDocument,
+  'cpuModel' | 'protected' | 'autostart' | 'startOrder' | 'onCrash'
+>;
+
 export function hardwareOf(
   request: VmCreate,
 ): Pick<VmDocument, 'cpus' | 'memoryBytes' | 'machine' | 'firmware' | 'readyPattern'> {
   const memoryBytes = request.memoryBytes ?? 512 * MiB;
+  checkMemory(memoryBytes);
+  if (request.readyPattern !== undefined) checkPattern(request.readyPattern);
+  return {
+    cpus: request.cpus ?? 1,
+    memoryBytes,
+    machine: request.machine ?? 'q35',
+    firmware: request.firmware ?? 'bios',
+    readyPattern: request.readyPattern ?? null,
+  };
+}
+
+export function checkMemory(memoryBytes: number): void {
   if (
     memoryBytes < limits.vmMemoryBytesMin ||
     memoryBytes > limits.vmMemoryBytesMax ||
@@ -34,14 +62,6 @@ export function hardwareOf(
       reason: `it is no multiple of 1MiB from ${limits.vmMemoryBytesMin} to ${limits.vmMemoryBytesMax}`,
       advice: 'For example 512MiB.',
     });
-  if (request.readyPattern !== undefined) checkPattern(request.readyPattern);
-  return {
-    cpus: request.cpus ?? 1,
-    memoryBytes,
-    machine: request.machine ?? 'q35',
-    firmware: request.firmware ?? 'bios',
-    readyPattern: request.readyPattern ?? null,
-  };
 }
 
 /** The cards that are asked for: `nics`, or the older `network`, which knows one card. */
@@ -56,7 +76,7 @@ export function wantedNics({ nics, network }: VmCreate): readonly NicRequest[] {
 }
 
 /** Told now, not at the first start. */
-function checkPattern(text: string): void {
+export function checkPattern(text: string): void {
   try {
     new RegExp(text);
   } catch (error) {

@@ -3,16 +3,18 @@ import type { Vm } from '../api/index.ts';
 import type { VmDefinition, VmDisk, VmObservation } from '../vm/index.ts';
 import type { VmDocument, VmEntry } from './vm-documents.ts';
 import { guestOf, guestViewOf } from './vm-guest-view.ts';
+import { lifeViewOf, unknownLife } from './vm-life-view.ts';
 
 /** What the hypervisor is asked for; the disks are known only once the volumes are attached. */
 export function definitionOf(document: VmDocument, disks: readonly VmDisk[] = []): VmDefinition {
-  const { id, name, cpus, memoryBytes, machine, firmware, readyPattern } = document;
+  const { id, name, cpus, memoryBytes, machine, firmware, readyPattern, cpuModel } = document;
   return {
     id,
     name,
     cpus,
     memoryBytes,
     machine,
+    ...(cpuModel === undefined ? {} : { cpuModel }),
     firmware,
     readyPattern,
     disks,
@@ -36,11 +38,16 @@ function phaseOf(
   if (isStarting && !isAlive(observation)) return { phase: 'starting', detail };
   if (isAlive(observation)) return { phase, detail };
   // How it ended stays in the detail; once somebody has stopped it, it is no crash any more.
-  if (document.desired === 'stopped') return { phase: 'stopped', detail };
-  return { phase: 'crashed', detail: detail ?? 'its process is gone' };
+  if (document.desired === 'stopped') return { phase: 'stopped', detail: document.held ?? detail };
+  return { phase: 'crashed', detail: document.held ?? detail ?? 'its process is gone' };
 }
 
-export function viewOf(document: VmDocument, observation: VmObservation, isStarting: boolean): Vm {
+export function viewOf(
+  document: VmDocument,
+  revision: number,
+  observation: VmObservation,
+  isStarting: boolean,
+): Vm {
   const { id, name, desired, cpus, memoryBytes, machine, firmware } = document;
   const { readyPattern, labels, createdAt, startedAt } = document;
   return {
@@ -62,7 +69,10 @@ export function viewOf(document: VmDocument, observation: VmObservation, isStart
       readOnly: disk.readOnly,
       bootOrder: disk.bootOrder,
       owned: disk.owned,
+      state: disk.transit ?? 'attached',
     })),
+    ...lifeViewOf(document),
+    revision,
     labels,
     createdAt,
     startedAt,
@@ -89,6 +99,8 @@ export const unreadableView = ({ name, error }: Extract<VmEntry, { error: unknow
   resources: {},
   readyPattern: null,
   disks: [],
+  ...unknownLife,
+  revision: 0,
   labels: {},
   createdAt: '',
   startedAt: null,

@@ -37,6 +37,7 @@ export type {
   TokenCreate,
   TokenSecret,
   TrashedVolume,
+  Usage,
   Vm,
   VmAttachDisk,
   VmClone,

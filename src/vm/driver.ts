@@ -144,6 +144,8 @@ export interface Hypervisor {
   /** The version of a machine type that it stands for now: `q35` -> `pc-q35-7.2`. */
   machineVersion(machine: string): Promise<string>;
   inspect(vm: VmDefinition): Promise<VmObservation>;
+  /** Ids of the VMs whose guests run, found without knowing any of them. */
+  runningIds(): Promise<readonly string[]>;
   /** Find a running guest again after a restart of the agent and watch it; false when it does not run. */
   adopt(vm: VmDefinition): Promise<boolean>;
   /** Called on every change of phase or readiness. */

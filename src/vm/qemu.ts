@@ -119,6 +119,15 @@ class QemuDriver implements Hypervisor {
     return guest?.observation ?? this.#ends.get(vm.id) ?? stopped;
   }
 
+  async runningIds(): Promise<readonly string[]> {
+    const ids: string[] = [];
+    for (const id of (await listOrNone(this.#options.runDirectory)) ?? []) {
+      const paths = guestPaths(this.#options.runDirectory, this.#options.logDirectory, id);
+      if ((await findByArgument(controlArgument(paths))) !== undefined) ids.push(id);
+    }
+    return ids;
+  }
+
   async adopt(vm: VmDefinition): Promise<boolean> {
     return (await this.#inTurn(vm, () => this.#find(vm))) !== undefined;
   }
@@ -339,11 +348,14 @@ async function prepare(paths: GuestPaths): Promise<void> {
 
 /** Whether a run directory exists; without one no process needs to be looked for. */
 async function mayRun(paths: GuestPaths): Promise<boolean> {
+  return (await listOrNone(paths.run)) !== undefined;
+}
+
+async function listOrNone(directory: string): Promise<string[] | undefined> {
   try {
-    await readdir(paths.run);
-    return true;
+    return await readdir(directory);
   } catch (error) {
-    if (systemCode(error) === 'ENOENT') return false;
+    if (systemCode(error) === 'ENOENT') return undefined;
     throw error;
   }
 }

@@ -1,7 +1,8 @@
-import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import t, { type Test } from 'tap';
+/** Documents of VMs in the store: changed as they are now, never when they cannot be read. */
+import t from 'tap';
 import { type VmDocument, VmDocuments } from '../../src/agent/vm-documents.ts';
-import { nodeFileSystem } from '../../src/base/index.ts';
+import { nodeFileSystem, silentLogger } from '../../src/base/index.ts';
+import { FakeBlockd } from '../support/fake-host.ts';
 
 const document: VmDocument = {
   format: 1,
@@ -20,73 +21,80 @@ const document: VmDocument = {
   disks: [],
 };
 
-async function open(t: Test): Promise<{ documents: VmDocuments; directory: string }> {
-  const directory = mkdtempSync('/tmp/dvce-vms-');
-  t.teardown(() => rmSync(directory, { recursive: true, force: true }));
-  const documents = new VmDocuments(directory, nodeFileSystem);
-  await documents.open();
-  return { documents, directory };
+function open(blockd = new FakeBlockd()): { documents: VmDocuments; blockd: FakeBlockd } {
+  const documents = new VmDocuments({
+    blockd,
+    files: nodeFileSystem,
+    logger: silentLogger,
+    oldDirectory: '/nowhere',
+  });
+  return { documents, blockd };
 }
 
-t.test('a document is written whole, listed, and removed', async (t) => {
-  const { documents, directory } = await open(t);
-  await documents.write(document);
-  await documents.write({ ...document, desired: 'running' });
-  t.strictSame(await documents.read('web1'), {
-    name: 'web1',
-    document: { ...document, desired: 'running' },
-  });
-  t.strictSame(readdirSync(directory), ['web1.json'], 'no temporary file stays');
-  await documents.remove('web1');
+t.test('a document is made, changed, listed, and removed', async (t) => {
+  const { documents } = open();
+  await documents.create(document);
+  await t.rejects(documents.create(document), { code: 'ALREADY_EXISTS' });
+  await documents.update(document, (now) => ({ ...now, desired: 'running' }));
+  const expected = { name: 'web1', document: { ...document, desired: 'running' }, revision: 2 };
+  t.strictSame(await documents.read('web1'), expected);
+  t.strictSame(await documents.list(), [expected]);
+  await documents.remove(document);
   t.equal(await documents.read('web1'), undefined);
+  await t.rejects(
+    documents.update(document, (now) => now),
+    { code: 'NOT_FOUND' },
+  );
 });
 
-t.test('S10 fields that this program does not know survive a rewrite', async (t) => {
-  const { documents, directory } = await open(t);
-  writeFileSync(`${directory}/web1.json`, JSON.stringify({ ...document, color: 'blue' }));
-  const entry = await documents.read('web1');
-  if (entry === undefined || !('document' in entry)) {
-    t.fail('it is readable');
-    return;
-  }
-  await documents.write({ ...entry.document, desired: 'running' });
-  t.match(JSON.parse(readFileSync(`${directory}/web1.json`, 'utf8')), {
-    color: 'blue',
-    desired: 'running',
-  });
+t.test(
+  'a change is made to the newest document, and another VM of the name is another',
+  async (t) => {
+    const { documents, blockd } = open();
+    await documents.create(document);
+    const other = open(blockd).documents;
+    await other.update(document, (now) => ({ ...now, cpus: 2 }));
+    await documents.update(document, (now) => ({ ...now, memoryBytes: 1024 ** 3 }));
+    t.match(await documents.read('web1'), { document: { cpus: 2, memoryBytes: 1024 ** 3 } });
+    await t.rejects(
+      documents.update({ ...document, id: 'another' }, (now) => now),
+      { code: 'NOT_FOUND' },
+    );
+  },
+);
+
+t.test('S10 fields that this program does not know survive a change', async (t) => {
+  const { documents, blockd } = open();
+  const value = { ...document, color: 'blue' };
+  blockd.documents.set('vms/web1', { kind: 'vms', name: 'web1', version: 1, value });
+  await documents.update(document, (now) => ({ ...now, desired: 'running' }));
+  t.match(blockd.documents.get('vms/web1')?.value, { color: 'blue', desired: 'running' });
 });
 
 t.test(
   'N7 a document that cannot be read is an entry with its reason, never an absence',
   async (t) => {
-    const { documents, directory } = await open(t);
-    const bad: readonly (readonly [string, string, RegExp])[] = [
-      ['cut', JSON.stringify(document).slice(0, 40), /DOCUMENT_DAMAGED/],
-      ['empty', '', /DOCUMENT_DAMAGED/],
-      ['field', JSON.stringify({ ...document, name: 'field', cpus: 'two' }), /DOCUMENT_DAMAGED/],
-      ['newer', JSON.stringify({ ...document, name: 'newer', format: 2 }), /FORMAT_TOO_NEW/],
-      ['other', JSON.stringify(document), /DOCUMENT_DAMAGED/],
+    const cases: [string, object, string, RegExp][] = [
+      ['of a newer format', { ...document, format: 2 }, 'FORMAT_TOO_NEW', /2.*1/],
+      ['of another name', { ...document, name: 'web2' }, 'DOCUMENT_DAMAGED', /names web2/],
+      ['without a field', { ...document, cpus: undefined }, 'DOCUMENT_DAMAGED', /cpus/],
     ];
-    for (const [name, text] of bad) writeFileSync(`${directory}/${name}.json`, text);
-    const entries = await documents.list();
-    t.equal(entries.length, bad.length);
-    for (const [name, text, code] of bad) {
-      const entry = entries.find((one) => one.name === name);
-      if (entry === undefined || !('error' in entry)) {
-        t.fail(`${name} is listed as unreadable`);
-        return;
-      }
-      t.match(entry.error.code, code, name);
-      t.equal(readFileSync(`${directory}/${name}.json`, 'utf8'), text, 'the file is as it was');
+    for (const [what, value, code, message] of cases) {
+      const { documents, blockd } = open();
+      const stored = {
+        kind: 'vms',
+        name: 'web1',
+        version: 1,
+        value: JSON.parse(JSON.stringify(value)),
+      };
+      blockd.documents.set('vms/web1', stored);
+      t.match(await documents.read('web1'), { name: 'web1', error: { code, message } }, what);
+      await t.rejects(
+        documents.update(document, (now) => ({ ...now, cpus: 4 })),
+        { code },
+      );
+      await documents.remove(document);
+      t.equal(blockd.documents.get('vms/web1'), stored, 'it is as it was');
     }
   },
 );
-
-t.test('what an interrupted write left is removed, the document stays the old one', async (t) => {
-  const { documents, directory } = await open(t);
-  await documents.write(document);
-  writeFileSync(`${directory}/web1.json.new`, '{"half');
-  await documents.open();
-  t.strictSame(readdirSync(directory), ['web1.json']);
-  t.match(await documents.read('web1'), { document: { desired: 'stopped' } });
-});

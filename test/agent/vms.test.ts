@@ -1,11 +1,12 @@
 /** The life of VMs where something fails: what is recorded, what is let go, what is left alone. */
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import t, { type Test } from 'tap';
+import { addressPools } from '../../src/agent/address-pools.ts';
 import { Events } from '../../src/agent/events.ts';
 import { Images } from '../../src/agent/images.ts';
 import { OperationLog } from '../../src/agent/operation-log.ts';
 import { Operations } from '../../src/agent/operations.ts';
-import { VmDocuments } from '../../src/agent/vm-documents.ts';
+import { type VmDocument, VmDocuments } from '../../src/agent/vm-documents.ts';
 import { Vms } from '../../src/agent/vms.ts';
 import {
   DvceError,
@@ -37,19 +38,35 @@ async function host(t: Test) {
     events: new Events({ clock: systemClock, logger: silentLogger }),
     ...world,
   });
-  const documents = new VmDocuments(`${directory}/vms`, files);
-  await documents.open();
   const blockd = new FakeBlockd();
+  const oldDirectory = `${directory}/vms`;
+  const documents = new VmDocuments({ blockd, files, logger: silentLogger, oldDirectory });
   const driver = new FakeHypervisor();
   const images = new Images({ blockd, operations, ...world, temporaryDirectory: directory });
-  const vms = new Vms({ documents, driver, blockd, operations, images, ...world });
+  const { nics } = addressPools({ documents, blockd, clock: systemClock });
+  const state = { hostStarted: false };
+  const hostStarted = async (): Promise<boolean> => state.hostStarted;
+  const options = { driver, blockd, operations, images, nics, hostStarted, ...world };
+  const vms = new Vms({ ...options, documents });
+  /** As after a restart of the agent. */
+  const again = (): Vms =>
+    new Vms({
+      ...options,
+      documents: new VmDocuments({ blockd, files, logger: silentLogger, oldDirectory }),
+    });
+  const change = async (name: string, fields: Partial<VmDocument>): Promise<void> => {
+    const entry = await documents.read(name);
+    if (entry === undefined || !('document' in entry)) throw new Error('no document');
+    await documents.update(entry.document, (now) => ({ ...now, ...fields }));
+  };
   t.teardown(async () => {
+    await vms.close();
     await operations.close();
     rmSync(directory, { recursive: true, force: true });
   });
   const ended = async (begun: Promise<{ id: string }>) =>
     operations.wait((await begun).id, 10_000, never);
-  return { directory, documents, blockd, driver, vms, ended };
+  return { directory, blockd, driver, vms, ended, change, state, again };
 }
 
 const disk = { path: '/vms/web1/data', sizeBytes: 1024 ** 2 };
@@ -125,11 +142,13 @@ t.test(
 t.test(
   'N7 a VM whose document cannot be read is neither started, stopped, deleted nor overwritten',
   async (t) => {
-    const { vms, directory, driver, blockd } = await host(t);
-    await vms.create({ name: 'web1', disks: [disk] });
-    const file = `${directory}/vms/web1.json`;
-    const damaged = readFileSync(file, 'utf8').replace('"desired"', '"desird"');
-    writeFileSync(file, damaged);
+    const { vms: before, driver, blockd, again } = await host(t);
+    await before.create({ name: 'web1', disks: [disk] });
+    const stored = blockd.documents.get('vms/web1');
+    if (stored === undefined) throw new Error('no document');
+    const damaged = { ...stored, value: { ...stored.value, desired: 'perhaps' } };
+    blockd.documents.set('vms/web1', damaged);
+    const vms = again();
     driver.calls.length = 0;
     blockd.calls.length = 0;
     t.match(await vms.list(), [{ name: 'web1', phase: 'unreadable', desired: null }]);
@@ -138,66 +157,276 @@ t.test(
     await t.rejects(vms.stop('web1', {}), refused);
     await t.rejects(vms.delete('web1', false), refused);
     await t.rejects(vms.create({ name: 'web1' }), { code: 'ALREADY_EXISTS' });
+    const changes: (() => Promise<unknown>)[] = [
+      () => vms.control.pause('web1'),
+      () => vms.changes.update('web1', { protected: true }),
+      () => vms.changes.resize('web1', { cpus: 2 }),
+      () => vms.changes.detachDisk('web1', 'disk0'),
+    ];
+    for (const change of changes) await t.rejects(change, refused);
     await vms.reconcile();
     await vms.renamed('x', '/y');
-    t.strictSame([driver.calls, blockd.calls], [[], []], 'nobody was asked to do anything');
-    t.equal(readFileSync(file, 'utf8'), damaged);
+    const asked = blockd.calls.filter((call) => !/^document\.(list|read)/.test(call));
+    t.strictSame([driver.calls, asked], [[], []], 'nobody was asked to do anything');
+    t.equal(blockd.documents.get('vms/web1'), damaged);
     t.ok(blockd.volumes.has('/vms/web1/data'));
   },
 );
 
-t.test(
-  'a wanted guest that is gone after a restart of the agent: crashed, not started, volumes free',
-  async (t) => {
-    const { vms, documents, blockd, driver } = await host(t);
-    await vms.create({ name: 'web1', disks: [disk] });
-    const entry = await documents.read('web1');
-    if (entry === undefined || !('document' in entry)) throw new Error('no document');
-    await documents.write({ ...entry.document, desired: 'running' });
-    blockd.attached.set('/vms/web1/data', entry.document.id);
-    await vms.reconcile();
-    t.match(await vms.get('web1'), { phase: 'crashed', desired: 'running', pid: null });
-    t.equal(blockd.attached.size, 0);
-    t.notOk(driver.calls.includes('start web1'));
-    driver.running.set(entry.document.id, {
-      phase: 'running',
-      pid: 7,
-      ready: 'agent',
-      detail: null,
-    });
-    blockd.attached.set('/vms/web1/data', entry.document.id);
-    await vms.reconcile();
-    t.match(await vms.get('web1'), { phase: 'running', pid: 7, ready: 'agent' });
-    t.equal(blockd.attached.size, 1, 'a guest that lives keeps its volumes');
-  },
-);
+t.test('a guest that is found after a restart of the agent keeps its volumes', async (t) => {
+  const { vms, blockd, driver, change } = await host(t);
+  const { id } = await vms.create({ name: 'web1', disks: [disk] });
+  await change('web1', { desired: 'running' });
+  driver.running.set(id, { phase: 'running', pid: 7, ready: 'agent', detail: null });
+  blockd.attached.set('/vms/web1/data', id);
+  await vms.reconcile();
+  t.match(await vms.get('web1'), { phase: 'running', pid: 7, ready: 'agent' });
+  t.equal(blockd.attached.size, 1);
+  t.notOk(driver.calls.includes('start web1'));
+});
 
-t.test('a guest that shuts itself down is stopped, one that dies is crashed', async (t) => {
+t.test('a guest that shuts itself down is stopped', async (t) => {
   const { vms, blockd, driver, ended } = await host(t);
   const { id } = await vms.create({ name: 'web1', disks: [disk] });
+  vms.keep();
   await ended(vms.start('web1', false));
   driver.end(id, { phase: 'stopped', pid: null, ready: null, detail: 'guest-shutdown' });
   await until('it is stopped', async () => (await vms.get('web1')).desired === 'stopped');
   t.equal(blockd.attached.size, 0);
-  await ended(vms.start('web1', false));
-  driver.end(id, { phase: 'crashed', pid: null, ready: null, detail: 'signal 9' });
-  await until('its volumes are free', () => blockd.attached.size === 0);
-  t.match(await vms.get('web1'), { desired: 'running', phase: 'crashed' });
-  t.match((await ended(vms.stop('web1', {}))).result, { wasRunning: false });
-  t.match(await vms.get('web1'), { desired: 'stopped', phase: 'stopped', detail: 'signal 9' });
+  t.equal((await vms.get('web1')).phase, 'stopped');
 });
 
-t.test('what was half done when the agent ended is undone, by label and id only', async (t) => {
-  const { vms, documents, blockd } = await host(t);
+const crash = { phase: 'crashed', pid: null, ready: null, detail: 'signal 9' } as const;
+
+t.test('a crash is counted and followed by a restart; after three it is held', async (t) => {
+  const { vms, blockd, driver, ended, change } = await host(t);
   const { id } = await vms.create({ name: 'web1', disks: [disk] });
-  const entry = await documents.read('web1');
-  if (entry === undefined || !('document' in entry)) throw new Error('no document');
-  const [first] = entry.document.disks;
+  vms.keep();
+  await ended(vms.start('web1', false));
+  driver.end(id, crash);
+  await until('it runs again', async () => (await vms.get('web1')).phase === 'running');
+  t.equal((await vms.get('web1')).crashes.length, 1);
+  // Two more; one that is older than a day does not count.
+  const now = new Date().toISOString();
+  await change('web1', { crashes: ['2020-01-01T00:00:00.000Z', now, now, now] });
+  driver.end(id, crash);
+  await until('it is held', async () => (await vms.get('web1')).held !== null);
+  t.match(await vms.get('web1'), {
+    desired: 'running',
+    phase: 'crashed',
+    held: /4 times.*signal 9/,
+  });
+  t.equal(blockd.attached.size, 0, 'its volumes are free');
+  const starts = driver.calls.filter((call) => call === 'start web1').length;
+  t.equal(starts, 2, 'it was not started again');
+  await ended(vms.start('web1', false));
+  t.match(await vms.get('web1'), { phase: 'running', held: null, crashes: [] });
+  await vms.changes.update('web1', { onCrash: 'hold' });
+  driver.end(id, crash);
+  await until('it is held at once', async () => (await vms.get('web1')).held !== null);
+  t.match((await ended(vms.stop('web1', {}))).result, { wasRunning: false });
+  t.match(await vms.get('web1'), { desired: 'stopped', phase: 'stopped', held: null });
+});
+
+t.test(
+  'a crash while the agent was away is counted once, and a failed restart counts too',
+  async (t) => {
+    const { vms, driver, change, again } = await host(t);
+    const { id } = await vms.create({ name: 'web1' });
+    await change('web1', {
+      desired: 'running',
+      restartDue: true,
+      crashes: [new Date().toISOString()],
+    });
+    driver.ends.set(id, crash);
+    const next = again();
+    t.teardown(() => next.close());
+    driver.startFailure = new DvceError('HYPERVISOR_FAILED', { name: 'web1', reason: 'no memory' });
+    await next.reconcile();
+    next.keep();
+    await until(
+      'the failed start is counted',
+      async () => (await next.get('web1')).crashes.length === 2,
+    );
+    t.match(await next.get('web1'), { desired: 'running', phase: 'crashed' });
+  },
+);
+
+t.test(
+  'with the host start those that want to, in their order; a second look starts nothing',
+  async (t) => {
+    const { vms, driver, change, again, state } = await host(t);
+    await vms.create({ name: 'last', autostart: true, startOrder: 20 });
+    await vms.create({ name: 'first', autostart: true, startOrder: 10 });
+    await vms.create({ name: 'not' });
+    await change('not', { desired: 'running' });
+    state.hostStarted = true;
+    const next = again();
+    t.teardown(() => next.close());
+    await next.reconcile();
+    t.strictSame(
+      driver.calls.filter((call) => call.startsWith('start')),
+      ['start first', 'start last'],
+    );
+    t.match(await next.get('not'), { desired: 'stopped', phase: 'stopped', held: /no autostart/ });
+    await again().reconcile();
+    t.equal(driver.calls.filter((call) => call.startsWith('start')).length, 2, 'they run already');
+    driver.calls.length = 0;
+    await next.stopAll(1000);
+    t.strictSame(
+      driver.calls,
+      ['powerDown last', 'powerDown first'],
+      'stopped in the opposite order',
+    );
+  },
+);
+
+t.test(
+  'disks and cards of a running guest: the document first, and back when it fails',
+  async (t) => {
+    const { vms, blockd, driver, ended } = await host(t);
+    await vms.create({ name: 'web1', disks: [disk], nics: [] });
+    await ended(vms.start('web1', false));
+    const more = { path: '/vms/web1/more', sizeBytes: 1024 ** 2 };
+    t.equal((await ended(vms.changes.attachDisk('web1', more))).status, 'succeeded');
+    t.match((await vms.get('web1')).disks, [{}, { name: 'disk1', state: 'attached', owned: true }]);
+    t.ok(driver.plugged.has('disk1') && blockd.attached.has('/vms/web1/more'));
+    await t.rejects(vms.changes.attachDisk('web1', more), { code: 'IN_USE' });
+    await t.rejects(
+      vms.changes.detachDisk('web1', 'disk0'),
+      { code: 'VM_STATE' },
+      'it boots from it',
+    );
+    await t.rejects(vms.changes.detachDisk('web1', 'disk7'), { code: 'INVALID_ARGUMENT' });
+    driver.stuck.add('disk1');
+    const stuck = await ended(vms.changes.detachDisk('web1', 'disk1'));
+    t.match(stuck, { status: 'failed', error: { code: 'TIMED_OUT' } });
+    t.match((await vms.get('web1')).disks, [{}, { name: 'disk1', state: 'leaving' }]);
+    t.ok(blockd.attached.has('/vms/web1/more'), 'a volume that the guest may use is not let go');
+    driver.stuck.clear();
+    await ended(vms.changes.detachDisk('web1', '/vms/web1/more'));
+    t.equal((await vms.get('web1')).disks.length, 1);
+    t.notOk(blockd.attached.has('/vms/web1/more'));
+    t.ok(blockd.volumes.has('/vms/web1/more'), 'the volume stays');
+    driver.stuck.add('disk1');
+    const path = '/vms/web1/third';
+    const failed = await ended(vms.changes.attachDisk('web1', { path, sizeBytes: 1024 ** 2 }));
+    t.equal(failed.status, 'failed');
+    driver.stuck.clear();
+    t.match((await ended(vms.changes.attachNic('web1', { kind: 'user' }))).result, {
+      nic: 'card0',
+    });
+    t.match((await vms.get('web1')).nics, [{ name: 'card0', kind: 'user' }]);
+    await ended(vms.changes.detachNic('web1', 'card0'));
+    t.strictSame((await vms.get('web1')).nics, []);
+  },
+);
+
+t.test('what the end of the agent left half way with a disk is brought to its end', async (t) => {
+  const { vms, blockd, driver, ended, change, again } = await host(t);
+  const { id } = await vms.create({ name: 'web1', disks: [disk] });
+  await ended(vms.start('web1', false));
+  const { id: volumeId } = blockd.add('/joins');
+  blockd.add('/leaves');
+  blockd.attached.set('/leaves', id);
+  blockd.add('/vms/web1/half', { 'dvce.vm': id });
+  driver.plugged.add('disk2');
+  const [first] = await vms.disksOf('web1');
+  if (first === undefined) throw new Error('no disk');
+  const more = { ...first, owned: false, bootOrder: null };
+  await change('web1', {
+    disks: [
+      first,
+      { ...more, name: 'disk1', path: '/joins', volumeId, transit: 'joining' },
+      { ...more, name: 'disk2', path: '/leaves', transit: 'leaving' },
+      {
+        ...more,
+        name: 'disk3',
+        path: '/vms/web1/half',
+        volumeId: '',
+        owned: true,
+        transit: 'joining',
+      },
+    ],
+  });
+  const next = again();
+  t.teardown(() => next.close());
+  await next.reconcile();
+  await until('it is done', async () => (await next.get('web1')).disks.length === 2);
+  await until('it has settled', async () => !next.table.isBusy('web1'));
+  t.match((await next.get('web1')).disks, [
+    { name: 'disk0' },
+    { name: 'disk1', state: 'attached' },
+  ]);
+  t.strictSame([...driver.plugged], ['disk1']);
+  t.strictSame([...blockd.attached.keys()].sort(), ['/joins', '/vms/web1/data']);
+  t.notOk(blockd.volumes.has('/vms/web1/half'), 'what was made for it is gone');
+});
+
+t.test('a size waits for the next start, or is set now', async (t) => {
+  const { vms, ended, driver } = await host(t);
+  await vms.create({ name: 'web1', memoryBytes: 256 * 1024 ** 2 });
+  await ended(vms.changes.resize('web1', { cpus: 2 }));
+  t.match(await vms.get('web1'), { cpus: 2, pending: null, machine: 'pc-q35-7.2' });
+  await ended(vms.start('web1', false));
+  await ended(
+    vms.changes.resize('web1', { cpus: 4, memoryBytes: 512 * 1024 ** 2, atNextStart: true }),
+  );
+  t.match(await vms.get('web1'), { cpus: 2, pending: { cpus: 4, memoryBytes: 512 * 1024 ** 2 } });
+  await ended(vms.stop('web1', {}));
+  await ended(vms.start('web1', false));
+  t.match(await vms.get('web1'), { cpus: 4, memoryBytes: 512 * 1024 ** 2, pending: null });
+  t.ok(driver.calls.includes('start web1'));
+  await t.rejects(async () => vms.changes.resize('web1', {}), { code: 'INVALID_ARGUMENT' });
+  await t.rejects(async () => vms.changes.resize('web1', { memoryBytes: 5 }), {
+    code: 'INVALID_ARGUMENT',
+  });
+});
+
+t.test('a protected VM is not deleted', async (t) => {
+  const { vms } = await host(t);
+  await vms.create({ name: 'web1', protected: true });
+  await t.rejects(vms.delete('web1', false), { code: 'PROTECTED' });
+  await vms.changes.update('web1', { protected: false, labels: { a: 'b' }, autostart: true });
+  t.match(await vms.get('web1'), { labels: { a: 'b' }, autostart: true, protected: false });
+  await vms.delete('web1', false);
+});
+
+t.test(
+  'documents of release 0.1.0 are taken over once; an unreadable one stays, unreadable',
+  async (t) => {
+    const { vms, directory, blockd, again } = await host(t);
+    await vms.create({ name: 'old1' });
+    const stored = blockd.documents.get('vms/old1');
+    blockd.documents.clear();
+    mkdirSync(`${directory}/vms`);
+    writeFileSync(`${directory}/vms/old1.json`, JSON.stringify(stored?.value));
+    writeFileSync(`${directory}/vms/old2.json`, '{"format": 1');
+    const next = again();
+    t.teardown(() => next.close());
+    await next.reconcile();
+    t.match(await next.list(), [
+      { name: 'old1', phase: 'stopped' },
+      { name: 'old2', phase: 'unreadable' },
+    ]);
+    t.notOk(existsSync(`${directory}/vms/old1.json`));
+    t.ok(existsSync(`${directory}/vms/old2.json`));
+    await t.rejects(next.create({ name: 'old2' }), { code: 'ALREADY_EXISTS' });
+    await t.rejects(next.delete('old2', false), { code: 'DOCUMENT_DAMAGED' });
+    const last = again();
+    await last.reconcile();
+    t.equal((await last.list()).length, 2);
+  },
+);
+
+t.test('what was half done when the agent ended is undone, by label and id only', async (t) => {
+  const { vms, blockd, change } = await host(t);
+  const { id } = await vms.create({ name: 'web1', disks: [disk] });
+  const [first] = await vms.disksOf('web1');
   if (first === undefined) throw new Error('no disk');
   blockd.add('/vms/web1/more', { 'dvce.vm': id });
   blockd.add('/vms/web1/alien', { 'dvce.vm': 'another' });
-  await documents.write({
-    ...entry.document,
+  await change('web1', {
     half: 'creating',
     disks: [
       first,

@@ -97,7 +97,7 @@ export class FakeBlockd implements DataProcess {
         this.documents.set(key, { kind, name, version: 1, value });
         return { version: 1 };
       default:
-        if (found?.version !== version)
+        if (found === undefined || found.version !== version)
           throw new DvceError('CONFLICT', { kind, name, reason: 'it was changed meanwhile' });
         if (method === 'document.delete') this.documents.delete(key);
         else this.documents.set(key, { kind, name, version: found.version + 1, value });
@@ -147,7 +147,7 @@ export class FakeHypervisor implements Hypervisor {
   readonly name = 'qemu';
   readonly running = new Map<string, VmObservation>();
   /** How those that ran ended. */
-  readonly #ends = new Map<string, VmObservation>();
+  readonly ends = new Map<string, VmObservation>();
   readonly calls: string[] = [];
   startFailure: DvceError | undefined;
   /** What the guest does about the power button. */
@@ -172,11 +172,14 @@ export class FakeHypervisor implements Hypervisor {
   /** The process ends, as the driver would tell it. */
   end(vmId: string, observation: VmObservation): void {
     this.running.delete(vmId);
-    this.#ends.set(vmId, observation);
+    this.ends.set(vmId, observation);
     this.#listener(vmId, observation);
   }
   async inspect(vm: VmDefinition): Promise<VmObservation> {
-    return this.running.get(vm.id) ?? this.#ends.get(vm.id) ?? stopped;
+    return this.running.get(vm.id) ?? this.ends.get(vm.id) ?? stopped;
+  }
+  async runningIds(): Promise<readonly string[]> {
+    return [...this.running.keys()];
   }
   async adopt(vm: VmDefinition): Promise<boolean> {
     this.calls.push(`adopt ${vm.name}`);
@@ -237,6 +240,7 @@ export class FakeHypervisor implements Hypervisor {
       detachCard: out,
       agentAnswers: async () => false,
       interfaces: async () => [],
+      display: async () => null,
     };
   }
   async freeze(vm: VmDefinition): Promise<void> {

@@ -13,6 +13,7 @@ import * as image from './image.ts';
 import * as network from './network.ts';
 import * as storage from './storage.ts';
 import * as system from './system.ts';
+import * as usage from './usage.ts';
 import * as vm from './vm.ts';
 import * as volume from './volume.ts';
 
@@ -26,6 +27,7 @@ export * from './image.ts';
 export * from './network.ts';
 export * from './storage.ts';
 export * from './system.ts';
+export * from './usage.ts';
 export * from './vm.ts';
 export * from './vm-life.ts';
 export * from './volume.ts';
@@ -36,6 +38,7 @@ export const namedSchemas: readonly TSchema[] = [
   ...Object.values(system),
   ...Object.values(event),
   ...Object.values(config),
+  ...Object.values(usage),
   ...Object.values(access),
   ...Object.values(guest),
   ...Object.values(network),

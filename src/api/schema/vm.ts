@@ -13,6 +13,7 @@ import {
   word,
 } from './common.ts';
 import { guestRequest, guestView } from './guest.ts';
+import { lifeRequest, lifeView, vmConditions } from './vm-life.ts';
 
 export const VmDisk = Type.Object({
   name: Type.String({ description: 'disk0, disk1, ... in the order given.' }),
@@ -22,6 +23,10 @@ export const VmDisk = Type.Object({
     description: 'Order for the firmware from 1; null: never.',
   }),
   owned: Type.Boolean({ description: 'Made with the VM, and deleted with it.' }),
+  state: word(
+    ['attached', 'joining', 'leaving'],
+    '`joining`, `leaving`: on its way into the running guest, or out of it.',
+  ),
 });
 
 const phases = [
@@ -59,6 +64,7 @@ export const Vm = Type.Object(
     ...guestView,
     readyPattern: nullable(Type.String(), { description: 'Text on the console that means ready.' }),
     disks: Type.Array(VmDisk),
+    ...lifeView,
     labels,
     createdAt: timestamp('When it was made.'),
     startedAt: nullable(Type.String(), { description: 'Last start, or null.' }),
@@ -95,6 +101,7 @@ export const VmCreate = Type.Object(
     ),
     network: Type.Optional(word(['user', 'none'], 'Older form of `nics`: one card, or none.')),
     ...guestRequest,
+    ...lifeRequest,
     firmware: Type.Optional(word(['bios', 'uefi'], '`bios` when not given.')),
     machine: Type.Optional(word(['q35', 'pc'], '`q35` when not given.')),
     readyPattern: Type.Optional(
@@ -130,3 +137,14 @@ export const VmStop = Type.Object(
   closed,
 );
 export type VmStop = Static<typeof VmStop>;
+
+export const VmWaited = Type.Object(
+  {
+    met: Type.Boolean({ description: 'Whether it is so; false: not within the time.' }),
+    condition: word(vmConditions, 'What was waited for.'),
+    addresses: Type.Array(Type.String(), { description: 'Addresses of the guest, for `ip`.' }),
+    vm: ref(Vm),
+  },
+  { $id: 'VmWaited' },
+);
+export type VmWaited = Static<typeof VmWaited>;

@@ -1,0 +1,163 @@
+/**
+ * The VMs of this host as everything that works on them sees them: their documents, what the hypervisor says, and what is
+ * being done to each.
+ *
+ * Invariants
+ * - one change at a time per VM: a second one is refused, not queued, because it was decided on what no longer is;
+ * - N7: a VM whose document cannot be read refuses every change.
+ */
+import type { Operation, OperationKind, Vm } from '../api/index.ts';
+import { urls } from '../api/index.ts';
+import { checkName, DvceError } from '../base/index.ts';
+import type { Hypervisor, RunningGuest, VmObservation } from '../vm/index.ts';
+import type { OperationHandle, Operations } from './operations.ts';
+import type { VmDocument, VmDocuments, VmEntry } from './vm-documents.ts';
+import { definitionOf, isAlive, unreadableView, viewOf } from './vm-view.ts';
+
+export interface VmTableOptions {
+  readonly documents: VmDocuments;
+  readonly driver: Hypervisor;
+  readonly operations: Operations;
+}
+
+export interface VmOperation {
+  readonly kind: OperationKind;
+  readonly mayCancel: boolean;
+  /** Refuses by throwing, before there is an operation. */
+  readonly check?: (document: VmDocument) => Promise<void>;
+  /** `release` ends the time in which nothing else may be done to the VM, before the operation ends. */
+  readonly work: (
+    document: VmDocument,
+    handle: OperationHandle,
+    release: () => void,
+  ) => Promise<unknown>;
+}
+
+export class VmTable {
+  readonly #options: VmTableOptions;
+  /** Name of the VM -> what is being done to it. */
+  readonly #busy = new Map<string, string>();
+
+  constructor(options: VmTableOptions) {
+    this.#options = options;
+  }
+
+  /** A readable document; an unreadable one refuses the change (N7). */
+  async document(name: string): Promise<VmDocument> {
+    const entry = await this.#options.documents.read(checkName(name));
+    if (entry === undefined) throw new DvceError('NOT_FOUND', { kind: 'vm', name });
+    if ('error' in entry) throw entry.error;
+    return entry.document;
+  }
+
+  /** All readable ones. */
+  async documents(): Promise<VmDocument[]> {
+    const entries = await this.#options.documents.list();
+    return entries.flatMap((entry) => ('document' in entry ? [entry.document] : []));
+  }
+
+  async list(): Promise<Vm[]> {
+    const entries = await this.#options.documents.list();
+    return Promise.all(entries.map((entry) => this.#view(entry)));
+  }
+
+  async get(name: string): Promise<Vm> {
+    const entry = await this.#options.documents.read(checkName(name));
+    if (entry === undefined) throw new DvceError('NOT_FOUND', { kind: 'vm', name });
+    return this.#view(entry);
+  }
+
+  inspect(document: VmDocument): Promise<VmObservation> {
+    return this.#options.driver.inspect(definitionOf(document));
+  }
+
+  /** @throws VM_STATE when it does not run */
+  guest(document: VmDocument): Promise<RunningGuest> {
+    return this.#options.driver.guest(definitionOf(document));
+  }
+
+  async refuseRunning(document: VmDocument, advice?: string): Promise<void> {
+    const observation = await this.inspect(document);
+    if (!isAlive(observation)) return;
+    throw new DvceError('VM_STATE', {
+      name: document.name,
+      state: observation.phase,
+      reason: `it runs (process ${observation.pid})`,
+      advice: advice ?? `See: dvce vm show ${document.name}`,
+    });
+  }
+
+  async refuseStopped(document: VmDocument): Promise<void> {
+    const observation = await this.inspect(document);
+    if (isAlive(observation)) return;
+    throw new DvceError('VM_STATE', {
+      name: document.name,
+      state: 'stopped',
+      reason: 'it does not run',
+      advice: `Start it: dvce vm start ${document.name}`,
+    });
+  }
+
+  isBusy(name: string): boolean {
+    return this.#busy.has(name);
+  }
+
+  /** Begin an operation on a VM that nothing else is being done to. */
+  async operate(name: string, { kind, mayCancel, check, work }: VmOperation): Promise<Operation> {
+    const release = this.take(checkName(name), kind);
+    try {
+      const document = await this.document(name);
+      await check?.(document);
+      return await this.#options.operations.begin({
+        kind,
+        resources: [urls.vm(name)],
+        mayCancel,
+        work: async (handle) => {
+          try {
+            return await work(document, handle, release);
+          } finally {
+            release();
+          }
+        },
+      });
+    } catch (error) {
+      release();
+      throw error;
+    }
+  }
+
+  /** Do something short to a VM that nothing else is being done to. */
+  async alone<T>(name: string, what: string, task: () => Promise<T>): Promise<T> {
+    const release = this.take(checkName(name), what);
+    try {
+      return await task();
+    } finally {
+      release();
+    }
+  }
+
+  /** Mark a VM as being changed. @returns the end of that; calling it twice does no harm */
+  take(name: string, what: string): () => void {
+    const other = this.#busy.get(name);
+    if (other !== undefined)
+      throw new DvceError('VM_STATE', {
+        name,
+        state: 'busy',
+        reason: `another change is under way (${other})`,
+        advice: 'Wait for it: dvce op list --running',
+      });
+    this.#busy.set(name, what);
+    let isHeld = true;
+    return () => {
+      if (isHeld) this.#busy.delete(name);
+      isHeld = false;
+    };
+  }
+
+  async #view(entry: VmEntry): Promise<Vm> {
+    if ('error' in entry) return unreadableView(entry);
+    const { document, revision } = entry;
+    const isStarting = this.#busy.get(document.name) === 'vm.start';
+    return viewOf(document, revision, await this.inspect(document), isStarting);
+  }
+}
