@@ -16,3 +16,4 @@ export * from './random.ts';
 export * from './redact.ts';
 export * from './supervisor.ts';
 export * from './units.ts';
+export { hostZone, type WallTime, Zone } from './zone.ts';
