@@ -6,6 +6,7 @@
  * more than a segment (invariant 7).
  */
 import { crc32c, DvceError, limits, type Timers } from '../base/index.ts';
+import { journalFileHeaderBytes } from './journal-format.ts';
 import { type Entry, Overlay } from './overlay.ts';
 import { blockBytes } from './pointer.ts';
 import { segmentDataOffset } from './segment-format.ts';
@@ -17,8 +18,14 @@ export interface Batch {
   readonly runs: readonly IndexRun[];
 }
 
-/** Blocks copied before other work gets a turn: about 1 ms. */
-const blocksPerTurn = 512;
+/** Blocks copied before other work gets a turn: about half a millisecond. */
+const blocksPerTurn = 256;
+/** One read of the journal. */
+const windowBytes = 1024 * 1024;
+/** Less than the header of a journal file, so that no window reaches from one file into the next. */
+const gapBytesMax = journalFileHeaderBytes;
+/** Filled and emptied within one turn. */
+let window: Buffer | undefined;
 const slabBlocks = 256;
 
 /** Slabs of this thread that are not in use: 32 MiB of fresh memory for each batch would keep the garbage collector busy. */
@@ -28,6 +35,14 @@ const freeSlabs: Buffer[] = [];
 export function releaseBatch(batch: Batch): void {
   for (const { buffer } of batch.data)
     if (freeSlabs.length < limits.batchSlabsKept) freeSlabs.push(Buffer.from(buffer));
+}
+
+/** A whole block that lies in the journal, and where it goes. */
+interface Wanted {
+  readonly block: number;
+  readonly address: number;
+  readonly checksum: number;
+  readonly target: Buffer;
 }
 
 /** @param readBelow content of a block below this overlay, for blocks of which only a part was written */
@@ -42,11 +57,12 @@ export async function buildBatch(
     count,
   }));
   const data: Buffer[] = [];
+  const wanted: Wanted[] = [];
   let slab: Buffer = Buffer.alloc(0);
   let slabUsed = 0;
   let placed = 0;
   let open: { block: number; offset: number; checksums: number[] } | null = null;
-  let turn = 0;
+  const breath = new Breath(timers);
 
   const place = (): Buffer => {
     if (slabUsed === slab.byteLength) {
@@ -68,22 +84,109 @@ export async function buildBatch(
       continue;
     }
     const target = place();
-    const checksum = await copyBlock(overlay, entry, block, target, readBelow);
+    let checksum: number;
+    if (entry.kind === 'journal') {
+      wanted.push({ block, address: entry.address, checksum: entry.checksum, target });
+      checksum = entry.checksum;
+    } else {
+      checksum = await copyBlock(overlay, entry, block, target, readBelow);
+      await breath.after(1);
+    }
     if (open === null || open.block + open.checksums.length !== block) {
       open = { block, offset: segmentDataOffset + placed * blockBytes, checksums: [] };
       runs.push({ kind: 'data', ...open });
     }
     open.checksums.push(checksum);
     placed += 1;
-    turn += 1;
-    if (turn === blocksPerTurn) {
-      turn = 0;
-      await new Promise<void>((resolve) => timers.defer(resolve));
-    }
   }
+  await fetchWanted(overlay, wanted, breath, readBelow);
   const last = data.pop();
   if (last !== undefined) data.push(last.subarray(0, slabUsed));
   return { data, runs };
+}
+
+/** Other work gets a turn after so many blocks. */
+class Breath {
+  readonly #timers: Timers;
+  #blocks = 0;
+
+  constructor(timers: Timers) {
+    this.#timers = timers;
+  }
+
+  async after(blocks: number): Promise<void> {
+    this.#blocks += blocks;
+    if (this.#blocks < blocksPerTurn) return;
+    this.#blocks = 0;
+    await new Promise<void>((resolve) => this.#timers.defer(resolve));
+  }
+}
+
+/**
+ * What was written together lies together in the journal, however far apart its blocks are: it is read in the journal's order,
+ * in few large reads, and each block is checked on its way to its place.
+ */
+async function fetchWanted(
+  overlay: Overlay,
+  wanted: Wanted[],
+  breath: Breath,
+  readBelow: (block: number, target: Buffer) => Promise<void>,
+): Promise<void> {
+  wanted.sort((a, b) => a.address - b.address);
+  let first = 0;
+  while (first < wanted.length) {
+    const next = windowEnd(wanted, first);
+    const isGood = readWindow(overlay, wanted, first, next);
+    for (let at = first; at < next && !isGood; at += 1) {
+      const { block, target } = wanted[at] as Wanted; // at is below its length
+      // Moved meanwhile (J5), or damaged: one by one, from where it lies now.
+      const entry = overlay.find(block);
+      if (entry?.kind !== 'journal') throw changedWhileBuilt(block);
+      await copyBlock(overlay, entry, block, target, readBelow);
+    }
+    await breath.after(next - first);
+    first = next;
+  }
+}
+
+const changedWhileBuilt = (block: number): DvceError =>
+  new DvceError('INTERNAL', { reason: `block ${block} of a frozen overlay has changed` });
+
+/** The first that does not lie close enough behind the one at `first`. */
+function windowEnd(wanted: readonly Wanted[], first: number): number {
+  const start = wanted[first]?.address ?? 0;
+  let end = start + blockBytes;
+  let at = first + 1;
+  for (; at < wanted.length; at += 1) {
+    const { address } = wanted[at] as Wanted; // at is below its length
+    if (address - end >= gapBytesMax || address + blockBytes - start > windowBytes) break;
+    end = address + blockBytes;
+  }
+  return at;
+}
+
+/** @returns false when not everything in it is as its checksum says; nothing is decided then */
+function readWindow(
+  overlay: Overlay,
+  wanted: readonly Wanted[],
+  first: number,
+  next: number,
+): boolean {
+  const start = wanted[first]?.address ?? 0;
+  const end = (wanted[next - 1]?.address ?? 0) + blockBytes;
+  window ??= Buffer.allocUnsafeSlow(windowBytes);
+  const bytes = window.subarray(0, end - start);
+  try {
+    overlay.readJournal(start, bytes);
+  } catch {
+    return false; // the single reads say what is wrong
+  }
+  for (let at = first; at < next; at += 1) {
+    const { address, checksum, target } = wanted[at] as Wanted; // at is below its length
+    bytes.copy(target, 0, address - start, address - start + blockBytes);
+    if (crc32c(target) !== checksum) return false;
+  }
+  return true;
 }
 
 function addEmpty(runs: IndexRun[], kind: 'hole' | 'zero', block: number): void {

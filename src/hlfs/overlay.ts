@@ -84,6 +84,10 @@ export class Overlay {
   get partialBlocks(): number {
     return this.#partials.size;
   }
+  /** The journal as it lies, from an address on. */
+  readJournal(address: number, target: Buffer): void {
+    this.#read(address, target);
+  }
   /** Blocks with an entry, ascending. */
   blocks(): Float64Array {
     return Float64Array.from(this.#index.keys()).sort();
