@@ -7,12 +7,15 @@
  */
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import Type from 'typebox';
+import type { Event } from '../../api/index.ts';
 import { DvceError, limits, type Timers } from '../../base/index.ts';
+import { maySee } from '../access.ts';
 import type { Agent } from '../agent.ts';
 import { type Events, parsePatterns } from '../events.ts';
+import { identityOf } from '../http/guard.ts';
 import { answers, type Server } from './types.ts';
 
-export function eventRoutes(server: Server, { events, timers }: Agent): void {
+export function eventRoutes(server: Server, { events, timers, tokens }: Agent): void {
   server.get(
     '/v1/events',
     {
@@ -44,9 +47,15 @@ export function eventRoutes(server: Server, { events, timers }: Agent): void {
     (request, reply) => {
       const { types } = request.query;
       const since = request.query.since ?? lastEventId(request);
+      const identity = identityOf(request);
+      const viewer: Viewer = {
+        sees: (event) => maySee(identity, objectsOf(event)),
+        stays: () => tokens.isValid(identity),
+      };
       stream(
         events,
         timers,
+        viewer,
         request,
         reply,
         since,
@@ -68,9 +77,22 @@ function lastEventId({ headers }: FastifyRequest): number | undefined {
   });
 }
 
+/** Who listens: what may be shown, and whether the token still holds. */
+interface Viewer {
+  readonly sees: (event: Event) => boolean;
+  readonly stays: () => boolean;
+}
+
+/** An operation is about the objects that it works on. */
+const objectsOf = ({ type, resource, data }: Event): readonly string[] =>
+  type.startsWith('operation.') && Array.isArray(data['resources'])
+    ? data['resources'].map(String)
+    : [resource];
+
 function stream(
   events: Events,
   timers: Timers,
+  viewer: Viewer,
   request: FastifyRequest,
   reply: FastifyReply,
   since: number | undefined,
@@ -84,6 +106,10 @@ function stream(
       waiting.push(text);
       return;
     }
+    if (!viewer.stays()) {
+      raw.destroy();
+      return;
+    }
     raw.write(text);
     // The one who cannot keep up is told so by the end, not by gaps.
     if (raw.writableLength > limits.eventBacklogBytes) raw.destroy();
@@ -92,7 +118,9 @@ function stream(
   const stop = events.follow(
     since,
     patterns,
-    (event) => send(`id: ${event.seq}\nevent: ${event.type}\ndata: ${JSON.stringify(event)}\n\n`),
+    (event) =>
+      viewer.sees(event) &&
+      send(`id: ${event.seq}\nevent: ${event.type}\ndata: ${JSON.stringify(event)}\n\n`),
     () => raw.end(),
   );
   // From here on nothing throws: the answer is ours.
