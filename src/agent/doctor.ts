@@ -16,6 +16,7 @@ import {
 } from '../base/index.ts';
 import type { Hypervisor } from '../vm/index.ts';
 import type { DataProcess } from './data-process.ts';
+import { examineForGuests } from './doctor-guests.ts';
 
 type Finding = Doctor['findings'][number];
 
@@ -72,6 +73,7 @@ export async function examineHost(options: ExamineOptions): Promise<Doctor> {
     guarded('free space', () => checkSpace(options)),
     guarded('blockd', () => checkBlockd(options)),
   ]);
+  findings.push(...(await examineForGuests()));
   return { ok: findings.every(({ result }) => result !== 'fail'), findings };
 }
 

@@ -102,7 +102,8 @@ class NodeFile implements OpenFile {
 const fsync = promisify(fs.fsync);
 
 export const nodeFileSystem: FileSystem = {
-  openSync: (path, mode) => new NodeFile(path, fs.openSync(path, flags[mode], 0o640)),
+  // Disks of guests, and documents with what guests are told in secret: for nobody else.
+  openSync: (path, mode) => new NodeFile(path, fs.openSync(path, flags[mode], 0o600)),
   async syncDirectory(path) {
     const fd = fs.openSync(path, 'r');
     try {

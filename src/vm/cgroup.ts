@@ -20,7 +20,7 @@
  */
 import { mkdir, readdir, readFile, rmdir, writeFile } from 'node:fs/promises';
 import { dirname } from 'node:path';
-import { DvceError, limits, sleep, systemCode, type Timers } from '../base/index.ts';
+import { DvceError, limits, sleep, systemCode, systemTimers, type Timers } from '../base/index.ts';
 import type { VmShare } from './driver.ts';
 
 export interface CgroupFiles {
@@ -95,12 +95,10 @@ export class Cgroups {
     const missing = controllers.filter((name) => !offered.includes(name));
     if (missing.length > 0)
       return `cgroup v2 at ${mount} lacks ${missing.join(' and ')}, which cgroup v1 has taken`;
-    try {
-      await this.#makeParent(mount);
-      return null;
-    } catch (error) {
-      return error instanceof Error ? error.message : String(error);
-    }
+    const parent = this.#parent(mount);
+    if (!parent.startsWith(`${mount}/`) || parent.split('/').includes('..'))
+      return `the group ${parent} does not lie below ${mount}`;
+    return null;
   }
 
   /** Make the group of a guest. @returns its path; @throws HOST_UNPREPARED */
@@ -113,6 +111,7 @@ export class Cgroups {
         reason: reason ?? 'cgroup v2 is not mounted',
         advice: cgroupAdvice,
       });
+    await this.#makeParent(mount);
     const group = `${this.#parent(mount)}/vm-${vmId}`;
     await this.#files.makeDirectory(group);
     await this.#files.write(`${group}/cpu.weight`, `${weightOf(share)}`);
@@ -157,8 +156,6 @@ export class Cgroups {
   /** The parent, with the controllers handed down to it from the mount. */
   async #makeParent(mount: string): Promise<void> {
     const parent = this.#parent(mount);
-    if (!parent.startsWith(`${mount}/`) || parent.split('/').includes('..'))
-      throw new Error(`the group ${parent} does not lie below ${mount}`);
     await this.#files.makeDirectory(parent);
     const above: string[] = [];
     for (let at = parent; at.length >= mount.length; at = dirname(at)) above.unshift(at);
@@ -216,6 +213,13 @@ export class Cgroups {
       throw error;
     }
   }
+}
+
+/** Why this host keeps no shares; null when it does. Touches nothing. */
+export async function sharesRefused(): Promise<string | null> {
+  const reason = await new Cgroups({ timers: systemTimers }).refusal();
+  if (reason !== null) return reason;
+  return process.geteuid?.() === 0 ? null : 'the agent does not run as root';
 }
 
 const removePollMs = 20;

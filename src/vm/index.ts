@@ -12,8 +12,9 @@
  *                                                        console-log.ts the log that is always kept
  */
 export { cpuModels } from './arguments.ts';
-export { type CgroupFiles, type CgroupOptions, Cgroups, cgroupAdvice } from './cgroup.ts';
+export { cgroupAdvice, sharesRefused } from './cgroup.ts';
 export * from './driver.ts';
 export type { GuestInterface } from './guest-agent.ts';
 export { findProgram } from './processes.ts';
 export { createQemuDriver, type QemuDriverOptions } from './qemu.ts';
+export { bridges, tapsRefused } from './taps.ts';
