@@ -3,7 +3,7 @@ import { spawn } from 'node:child_process';
 import { closeSync, mkdirSync, openSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Doctor, Shutdown } from '../api/index.ts';
-import { DvceError, exitCodes } from '../base/errors.ts';
+import { DvceError, type ErrorCode, type ErrorContext, exitCodes } from '../base/errors.ts';
 import type { Context } from './context.ts';
 
 /** `.ts` in a checkout, `.js` in the installed package. */
@@ -115,24 +115,45 @@ export function stopRemains(context: Context, request: Shutdown): Promise<number
 }
 
 /** Run the checks of `dvce doctor` without an agent. */
-export async function runDoctor(context: Context): Promise<Doctor> {
+export function runDoctor(context: Context): Promise<Doctor> {
   const qemu = context.environment['DVCE_QEMU'];
+  return answerOf(
+    context,
+    'agent/doctor-main',
+    qemu === undefined || qemu === '' ? [] : ['--qemu', qemu],
+  );
+}
+
+export interface Bundle {
+  readonly path: string;
+  readonly sizeBytes: number;
+  readonly missing: readonly string[];
+}
+
+/** Write a support bundle, with or without an agent. */
+export async function writeSupportBundle(context: Context, path: string): Promise<Bundle> {
+  const qemu = context.environment['DVCE_QEMU'];
+  const answer = await answerOf<Bundle | { error: { code: ErrorCode; context: ErrorContext } }>(
+    context,
+    'agent/support-bundle-main',
+    ['--output', path, ...(qemu === undefined || qemu === '' ? [] : ['--qemu', qemu])],
+  );
+  if ('error' in answer) throw new DvceError(answer.error.code, answer.error.context);
+  return answer;
+}
+
+/** Run a process of ours that answers with one JSON object. */
+async function answerOf<T>(context: Context, entry: string, words: readonly string[]): Promise<T> {
   const child = spawn(
     process.execPath,
-    [
-      quiet,
-      entryOf(context, 'agent/doctor-main'),
-      '--data-dir',
-      context.dataDirectory,
-      ...(qemu === undefined || qemu === '' ? [] : ['--qemu', qemu]),
-    ],
+    [quiet, entryOf(context, entry), '--data-dir', context.dataDirectory, ...words],
     { stdio: ['ignore', 'pipe', 'inherit'] },
   );
   const parts: Buffer[] = [];
   for await (const part of child.stdout as AsyncIterable<Buffer>) parts.push(part);
   try {
-    return JSON.parse(Buffer.concat(parts).toString('utf8')) as Doctor;
+    return JSON.parse(Buffer.concat(parts).toString('utf8')) as T;
   } catch (error) {
-    throw new DvceError('INTERNAL', { reason: 'the checks ended without an answer' }, error);
+    throw new DvceError('INTERNAL', { reason: `${entry} ended without an answer` }, error);
   }
 }

@@ -6,6 +6,7 @@ import { image } from './image.ts';
 import { network } from './network.ts';
 import { snapshot } from './snapshot.ts';
 import { quota, trash } from './storage.ts';
+import { support } from './support.ts';
 import { op, single } from './system.ts';
 import { vm } from './vm.ts';
 import { volume } from './volume.ts';
@@ -21,7 +22,7 @@ export const nouns: readonly NounSpec[] = [
   op,
   config,
 ];
-export const singles: readonly CommandSpec[] = single;
+export const singles: readonly CommandSpec[] = [...single, ...support];
 
 /** Options that every command takes. */
 export const globalOptions: readonly OptionSpec[] = [
