@@ -104,7 +104,10 @@ export class HttpClient {
 
   #exchange(method: Method, url: string, body: unknown, signal: AbortSignal): Promise<Answer> {
     const payload = body === undefined ? undefined : Buffer.from(JSON.stringify(body));
-    const headers: http.OutgoingHttpHeaders = { host: 'dvce', accept: 'application/json' };
+    const headers: http.OutgoingHttpHeaders = {
+      host: 'dvce',
+      accept: 'application/json, text/plain',
+    };
     if (payload !== undefined) {
       headers['content-type'] = 'application/json';
       headers['content-length'] = payload.byteLength;
