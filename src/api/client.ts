@@ -11,6 +11,7 @@ import { type Clock, systemClock, systemTimers, type Timers } from '../base/cloc
 import { DvceError, systemCode } from '../base/errors.ts';
 import { limits } from '../base/limits.ts';
 import { fromProblem, isProblem } from './problem.ts';
+import { connectRemote, parseRemoteUrl, type Remote } from './remote.ts';
 
 export type Method = 'GET' | 'POST' | 'PATCH' | 'PUT' | 'DELETE';
 export type Query = Readonly<Record<string, string | number | boolean | undefined>>;
@@ -39,6 +40,8 @@ export interface Transport {
   readonly trace?: (line: string) => void;
   /** Ask what each change would do (`dryRun=true`); the answer to the first one is thrown as `Planned`. */
   readonly dryRun?: boolean;
+  /** Another host's agent, instead of the one at the socket. */
+  readonly remote?: Remote | undefined;
   readonly timers?: Timers;
   readonly clock?: Clock;
 }
@@ -60,9 +63,11 @@ export class HttpClient {
   readonly #timers: Timers;
   readonly #clock: Clock;
   readonly #dryRun: boolean;
+  readonly #remote: Remote | undefined;
 
   constructor(socketPath: string, transport: Transport = {}) {
     this.socketPath = socketPath;
+    this.#remote = transport.remote;
     this.#clock = transport.clock ?? systemClock;
     this.#dryRun = transport.dryRun ?? false;
     this.#trace = transport.trace ?? (() => {});
@@ -71,7 +76,6 @@ export class HttpClient {
 
   /** Send one request; an error status is thrown. */
   async request(method: Method, path: string, options: RequestOptions = {}): Promise<Answer> {
-    checkLength(this.socketPath);
     const plans = this.#dryRun && method !== 'GET';
     const url = withQuery(path, plans ? { ...options.query, dryRun: true } : options.query);
     const startedMs = this.#clock.monotonicMs();
@@ -102,10 +106,38 @@ export class HttpClient {
     }
   }
 
-  #exchange(method: Method, url: string, body: unknown, signal: AbortSignal): Promise<Answer> {
+  /** Where requests go: a socket of this host, or a connection to another one whose certificate is right. */
+  async #target(signal: AbortSignal): Promise<{
+    readonly place: http.RequestOptions;
+    readonly headers: http.OutgoingHttpHeaders;
+  }> {
+    const remote = this.#remote;
+    if (remote === undefined) {
+      checkLength(this.socketPath);
+      const place = { socketPath: this.socketPath, agent: false } as const;
+      return { place, headers: { host: 'dvce' } };
+    }
+    const { host, port } = parseRemoteUrl(remote.url);
+    const connection = await connectRemote(remote, signal);
+    return {
+      place: { createConnection: () => connection },
+      headers: {
+        host: `${host.includes(':') ? `[${host}]` : host}:${port}`,
+        authorization: `Bearer ${remote.token}`,
+      },
+    };
+  }
+
+  async #exchange(
+    method: Method,
+    url: string,
+    body: unknown,
+    signal: AbortSignal,
+  ): Promise<Answer> {
     const payload = body === undefined ? undefined : Buffer.from(JSON.stringify(body));
+    const target = await this.#target(signal);
     const headers: http.OutgoingHttpHeaders = {
-      host: 'dvce',
+      ...target.headers,
       accept: 'application/json, text/plain',
     };
     if (payload !== undefined) {
@@ -114,7 +146,7 @@ export class HttpClient {
     }
     return new Promise((resolve, reject) => {
       const request = http.request(
-        { socketPath: this.socketPath, method, path: url, headers, agent: false, signal },
+        { ...target.place, method, path: url, headers, signal },
         (response) => {
           answerOf(response).then(resolve, reject);
         },
@@ -126,16 +158,15 @@ export class HttpClient {
 
   /** The body of an answer as it comes; the deadline is that of its begin. */
   async stream(path: string, options: RequestOptions = {}): Promise<Stream> {
-    checkLength(this.socketPath);
     const url = withQuery(path, options.query);
     const timeoutMs = options.timeoutMs ?? limits.apiRequestMs;
+    const target = await this.#target(options.signal ?? unending);
     return new Promise<Stream>((resolve, reject) => {
       const request = http.request({
-        socketPath: this.socketPath,
+        ...target.place,
         method: 'GET',
         path: url,
-        headers: { host: 'dvce' },
-        agent: false,
+        headers: target.headers,
         ...(options.signal === undefined ? {} : { signal: options.signal }),
       });
       const timer = this.#timers.after(timeoutMs, () => {
@@ -159,14 +190,13 @@ export class HttpClient {
 
   /** Change the protocol of a connection to `protocol` and get its raw bytes (console). */
   async upgrade(path: string, protocol: string, signal?: AbortSignal): Promise<Duplex> {
-    checkLength(this.socketPath);
+    const target = await this.#target(signal ?? unending);
     return new Promise<Duplex>((resolve, reject) => {
       const request = http.request({
-        socketPath: this.socketPath,
+        ...target.place,
         method: 'GET',
         path,
-        headers: { host: 'dvce', connection: 'Upgrade', upgrade: protocol },
-        agent: false,
+        headers: { ...target.headers, connection: 'Upgrade', upgrade: protocol },
         ...(signal === undefined ? {} : { signal }),
       });
       request.on('upgrade', (_, socket, head) => {
@@ -191,9 +221,13 @@ export class HttpClient {
     };
     const reason = reasons[systemCode(error) ?? ''];
     if (reason === undefined) return error;
+    if (this.#remote !== undefined)
+      return new DvceError('REMOTE_UNAVAILABLE', { where: this.#remote.url, reason }, error);
     return new DvceError('AGENT_UNAVAILABLE', { where: this.socketPath, reason }, error);
   }
 }
+
+const unending = new AbortController().signal;
 
 /** sizeof(sun_path) - 1 on Linux; `connect` would only say EINVAL. */
 const socketPathBytesMax = 107;
@@ -212,7 +246,8 @@ function withQuery(path: string, query: Query = {}): string {
   const pairs = Object.entries(query).flatMap(([name, value]): [string, string][] =>
     value === undefined ? [] : [[name, String(value)]],
   );
-  return pairs.length === 0 ? path : `${path}?${new URLSearchParams(pairs)}`;
+  if (pairs.length === 0) return path;
+  return `${path}${path.includes('?') ? '&' : '?'}${new URLSearchParams(pairs)}`;
 }
 
 async function answerOf(response: http.IncomingMessage): Promise<Answer> {

@@ -10,5 +10,7 @@
  */
 export { type Answer, HttpClient, type Method, Planned } from './client.ts';
 export { fromProblem, problemType, toProblem } from './problem.ts';
+export { parseFingerprint, parseRemoteUrl, type Remote } from './remote.ts';
 export { ApiClient, consoleProtocol, segment, urls, type WaitOptions } from './routes.ts';
+export { sse } from './sse.ts';
 export type * from './types.ts';

@@ -18,6 +18,7 @@ import type {
   ImageUpdate,
   Network,
   NetworkCreate,
+  NicRequest,
   Operation,
   Quota,
   QuotaSet,
@@ -29,11 +30,18 @@ import type {
   SnapshotUpdate,
   Status,
   TrashedVolume,
+  Usage,
   Vm,
+  VmAttachDisk,
+  VmClone,
   VmCreate,
+  VmReboot,
+  VmResize,
   VmStart,
   VmStop,
+  VmUpdate,
   VmVnc,
+  VmWaited,
   Volume,
   VolumeClone,
   VolumeCreate,
@@ -202,6 +210,29 @@ export class ApiClient {
       this.#send<void>('DELETE', urls.vm(name), undefined, { ...long, query }),
     log: (name: string, query: { tail?: number | undefined } = {}) =>
       this.#get<string | undefined>(`${urls.vm(name)}/log`, { query }),
+    update: (name: string, body: VmUpdate) => this.#send<Vm>('PATCH', urls.vm(name), body),
+    act: (name: string, verb: 'pause' | 'resume' | 'reset') =>
+      this.#send<Vm>('POST', `${urls.vm(name)}/${verb}`, {}),
+    reboot: (name: string, body: VmReboot = {}) =>
+      this.#send<Operation>('POST', `${urls.vm(name)}/reboot`, body),
+    resize: (name: string, body: VmResize) =>
+      this.#send<Operation>('POST', `${urls.vm(name)}/resize`, body),
+    clone: (name: string, body: VmClone) =>
+      this.#send<Operation>('POST', `${urls.vm(name)}/clone`, body),
+    attachDisk: (name: string, body: VmAttachDisk) =>
+      this.#send<Operation>('POST', `${urls.vm(name)}/disks`, body),
+    detachDisk: (name: string, disk: string) =>
+      this.#send<Operation>('DELETE', `${urls.vm(name)}/disks/${segment(disk)}`),
+    attachNic: (name: string, body: NicRequest) =>
+      this.#send<Operation>('POST', `${urls.vm(name)}/nics`, body),
+    detachNic: (name: string, nic: string) =>
+      this.#send<Operation>('DELETE', `${urls.vm(name)}/nics/${segment(nic)}`),
+    /** One request: answers when it is so, or after the time. */
+    wait: (name: string, query: { for: VmWaited['condition']; wait: string }) =>
+      this.#get<VmWaited>(`${urls.vm(name)}/wait`, {
+        query,
+        timeoutMs: limits.operationWaitMs + limits.apiRequestMs,
+      }),
     vnc: (name: string) => this.#get<VmVnc>(`${urls.vm(name)}/vnc`),
     console: (name: string, signal?: AbortSignal): Promise<Duplex> =>
       this.http.upgrade(`${urls.vm(name)}/console`, consoleProtocol, signal),
@@ -225,6 +256,7 @@ export class ApiClient {
     wait: (id: string, options: WaitOptions = {}) => this.#wait(id, options),
   };
 
+  readonly usage = () => this.#get<Usage>('/v1/usage');
   readonly status = () => this.#get<Status>('/v1/status');
   readonly doctor = () => this.#get<Doctor>('/v1/doctor');
   readonly shutdown = (body: Shutdown) =>

@@ -22,4 +22,6 @@ export interface Context {
 export type MakeContext = (
   globals: Readonly<Record<string, unknown>>,
   dryRun?: boolean,
+  /** Say what is wrong with the configuration. */
+  warn?: boolean,
 ) => Promise<Context>;

@@ -1,15 +1,22 @@
 /**
- * Follow an operation to its end: progress on standard error, the failure as an error, Ctrl-C as the command wants it.
- * The first Ctrl-C cancels (or only lets go of) the operation, the second ends the command at once.
+ * Follow an operation to its end: progress on standard error, the failure as an error.
+ *
+ * Ctrl-C once: on a terminal the question whether to cancel the operation or to leave it alone, elsewhere whichever of the two the
+ * command wants. Ctrl-C twice: the command ends at once with 130, the operation goes on. An agent that goes away meanwhile is
+ * waited for a little: one that was restarted knows what became of the operation.
  */
+import { setTimeout as after } from 'node:timers/promises';
 import { fromProblem, type Operation } from '../api/index.ts';
-import { DvceError } from '../base/errors.ts';
-import { formatDuration, formatSize } from '../base/units.ts';
+import { systemClock } from '../base/clock.ts';
+import { DvceError, exitCodes } from '../base/errors.ts';
+import { limits } from '../base/limits.ts';
+import { formatDuration } from '../base/units.ts';
 import type { Context } from './context.ts';
+import { type Progress, progressOf } from './progress.ts';
 import type { Given } from './spec.ts';
 
 export interface FollowOptions {
-  /** Cancel the operation on Ctrl-C instead of leaving it alone. */
+  /** What the first Ctrl-C means where nobody can be asked: cancel the operation, or leave it alone. */
   readonly cancelOnInterrupt: boolean;
   /** Total time to wait; `--timeout` when not given. */
   readonly waitMs?: number;
@@ -43,79 +50,122 @@ export function failureOf(operation: Operation): DvceError {
   return new DvceError('CANCELLED', { what: `operation ${operation.id} (${operation.kind})` });
 }
 
-/** Wait with progress; Ctrl-C as the options say. */
+/** Wait with progress; Ctrl-C as described above. */
 export async function waitFor(
   context: Context,
   operation: Operation,
   options: FollowOptions,
 ): Promise<Operation> {
-  const { api } = context;
-  const progress = progressOf(context, operation.kind);
-  const interrupt = new AbortController();
-  let cancelled = false;
-  const onInterrupt = (): void => {
-    if (cancelled || !options.cancelOnInterrupt) {
-      interrupt.abort(interrupted(operation, cancelled));
-      return;
-    }
-    cancelled = true;
-    context.output.note('Cancelling; press Ctrl-C again to leave at once.');
-    api.operations.cancel(operation.id).catch((error: unknown) => {
-      // An operation that ended meanwhile is seen by the wait below.
-      if (!(error instanceof DvceError && error.code === 'CONFLICT')) interrupt.abort(error);
-    });
-  };
+  const { output } = context;
+  const startedMs = systemClock.monotonicMs();
+  output.detail(`Operation ${operation.id} (${operation.kind}).`);
+  const progress = progressOf(output, operation.kind);
+  const stop = new AbortController();
+  const onInterrupt = interrupts(context, operation, options, progress, stop);
   process.on('SIGINT', onInterrupt);
   try {
-    return await api.operations.wait(operation.id, {
-      signal: interrupt.signal,
-      onProgress: progress.update,
-      ...(options.waitMs === undefined ? {} : { timeoutMs: options.waitMs }),
-    });
+    const ended = await untilEnded(context, operation, options, progress, stop.signal);
+    const tookMs = systemClock.monotonicMs() - startedMs;
+    output.detail(`Operation ${ended.id}: ${ended.status} after ${formatDuration(tookMs)}.`);
+    return ended;
   } finally {
     process.off('SIGINT', onInterrupt);
+    stop.abort();
     progress.end();
   }
 }
 
-const interrupted = (operation: Operation, cancelled: boolean): DvceError =>
-  new DvceError('INTERRUPTED', {
-    what: `the wait for operation ${operation.id} (${operation.kind})`,
-    advice: cancelled
-      ? `Its cancellation goes on; see: dvce op show ${operation.id}`
-      : `The operation goes on; see: dvce op wait ${operation.id}`,
-  });
-
-/** On a terminal one line that is drawn again, else a line for every tenth. */
-function progressOf(context: Context, kind: string) {
-  const { output } = context;
-  let drawn = false;
-  let tenth = -1;
-  const textOf = ({ progress }: Operation): string => {
-    if (progress === null) return kind;
-    const { done, total, unit, etaMs } = progress;
-    const amount = (value: number): string => (unit === 'bytes' ? formatSize(value) : `${value}`);
-    if (total === null) return `${kind}: ${amount(done)}`;
-    const percent = total === 0 ? 100 : Math.floor((done / total) * 100);
-    const left = etaMs === null ? '' : `, ${formatDuration(etaMs)} left`;
-    return `${kind}: ${amount(done)} of ${amount(total)} (${percent}%${left})`;
+async function untilEnded(
+  { api, output }: Context,
+  operation: Operation,
+  { waitMs }: FollowOptions,
+  progress: Progress,
+  signal: AbortSignal,
+): Promise<Operation> {
+  const end = waitMs === undefined ? undefined : systemClock.monotonicMs() + waitMs;
+  let awayMs: number | undefined;
+  const onProgress = (state: Operation): void => {
+    awayMs = undefined;
+    progress.update(state);
   };
-  return {
-    update: (operation: Operation): void => {
-      if (output.live) {
-        output.progress(textOf(operation));
-        drawn = true;
-        return;
-      }
-      const { done = 0, total = null } = operation.progress ?? {};
-      const now = total === null || total === 0 ? -1 : Math.floor((done / total) * 10);
-      if (now > tenth) {
-        tenth = now;
-        output.note(textOf(operation));
-      }
+  for (;;) {
+    const now = systemClock.monotonicMs();
+    const timeoutMs = end === undefined ? {} : { timeoutMs: Math.max(0, end - now) };
+    try {
+      return await api.operations.wait(operation.id, { signal, onProgress, ...timeoutMs });
+    } catch (error) {
+      const away = awayOrThrow(operation, waitMs, error);
+      if (awayMs === undefined) output.note('The agent went away; waiting for it to come back.');
+      awayMs ??= now;
+      if (now - awayMs >= limits.agentReturnMs) throw lost(operation, away);
+    }
+    await after(limits.agentReturnPollMs, undefined, { signal }).catch(() => {
+      throw signal.reason;
+    });
+  }
+}
+
+/** Only an agent that does not answer is worth another try. */
+function awayOrThrow(operation: Operation, waitMs: number | undefined, error: unknown): DvceError {
+  if (!(error instanceof DvceError)) throw error;
+  if (error.code === 'AGENT_UNAVAILABLE') return error;
+  if (error.code === 'TIMED_OUT') throw timedOut(operation, waitMs ?? 0, error);
+  throw error;
+}
+
+const timedOut = ({ id, kind }: Operation, ms: number, cause: unknown): DvceError =>
+  new DvceError('TIMED_OUT', { what: `operation ${id} (${kind})`, ms }, cause);
+
+function lost({ id, kind }: Operation, cause: DvceError): DvceError {
+  const { where, reason } = cause.context;
+  return new DvceError(
+    'AGENT_UNAVAILABLE',
+    {
+      where: String(where),
+      reason: `${reason}; it went away while operation ${id} (${kind}) was under way. When it runs again, see: dvce op show ${id}`,
     },
-    end: (): void => {
-      if (drawn) output.progress('');
-    },
+    cause,
+  );
+}
+
+const interrupted = ({ id, kind }: Operation, advice: string): DvceError =>
+  new DvceError('INTERRUPTED', { what: `the wait for operation ${id} (${kind})`, advice });
+
+/** What an interrupt does; each call is one. `stop` ends the wait. */
+function interrupts(
+  context: Context,
+  operation: Operation,
+  { cancelOnInterrupt }: FollowOptions,
+  progress: Progress,
+  stop: AbortController,
+): () => void {
+  const { api, output, input } = context;
+  const { id, mayCancel } = operation;
+  const goesOn = `The operation goes on; see: dvce op wait ${id}`;
+  let begun = false;
+  const leave = (advice: string): void => stop.abort(interrupted(operation, advice));
+  const cancel = (): void => {
+    output.note('Cancelling; press Ctrl-C again to leave at once.');
+    api.operations.cancel(id).catch((error: unknown) => {
+      // An operation that ended meanwhile is seen by the wait.
+      if (!(error instanceof DvceError && error.code === 'CONFLICT')) stop.abort(error);
+    });
+  };
+  const ask = async (): Promise<void> => {
+    progress.hide(true);
+    const { askInterrupt } = await import('./interrupt.ts');
+    const answer = await askInterrupt(input, operation, stop.signal);
+    progress.hide(false);
+    if (answer === 'quit') process.exit(exitCodes.interrupted);
+    if (answer === 'cancel') return cancel();
+    if (answer === 'detach') return leave(goesOn);
+    begun = false;
+  };
+  return () => {
+    if (begun) return leave(`It goes on or is being cancelled; see: dvce op show ${id}`);
+    begun = true;
+    if (input.isTTY === true && output.live) ask().catch((error: unknown) => stop.abort(error));
+    else if (cancelOnInterrupt && mayCancel) cancel();
+    else leave(goesOn);
   };
 }

@@ -4,7 +4,9 @@ import * as option from './tree/options.ts';
 
 /** Verbs that only look; a verb that is not here changes something until its spec says otherwise. */
 const looking = new Set(
-  'list show get info tree diff log check dump wait status top console usage history'.split(' '),
+  'list show get info tree diff log check dump wait status top console usage history map vnc catalogue preview'.split(
+    ' ',
+  ),
 );
 
 const long = (flags: string): string | undefined => /--(?:no-)?[a-z][a-z0-9-]*/.exec(flags)?.[0];

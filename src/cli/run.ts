@@ -10,6 +10,7 @@ import { ApiClient, Planned } from '../api/index.ts';
 import { type DvceError, exitCodes, systemCode, toDvceError } from '../base/errors.ts';
 import { nearest } from '../base/nearest.ts';
 import type { MakeContext } from './context.ts';
+import { kindOf } from './generic.ts';
 import { describeError, formats, Output, usageError } from './output.ts';
 import { placeOf } from './place.ts';
 import { buildProgram, type Invocation } from './program.ts';
@@ -45,10 +46,10 @@ async function outputOf(globals: Globals): Promise<Output> {
 
 const contextMaker =
   (environment: NodeJS.ProcessEnv): MakeContext =>
-  async (globals, dryRun = false) => {
+  async (globals, dryRun = false, warn = true) => {
     const output = await outputOf(globals);
     const { dataDirectory, socketPath, problems } = await placeOf(globals['dataDir'], environment);
-    for (const { where, reason } of problems) output.note(`warning: ${where}: ${reason}`);
+    if (warn) for (const { where, reason } of problems) output.note(`warning: ${where}: ${reason}`);
     let api: ApiClient | undefined;
     return {
       dataDirectory,
@@ -73,7 +74,7 @@ const contextMaker =
 
 /** Run a command; with `--dry-run` the first change that it asks for ends it with the agent's plan. */
 async function execute(make: MakeContext, { spec, given, globals }: Invocation): Promise<void> {
-  const context = await make(globals, given.flag('dryRun'));
+  const context = await make(globals, given.flag('dryRun'), kindOf(spec) !== 'local');
   const run = await spec.run();
   try {
     await run(context, given);

@@ -101,6 +101,10 @@ export class Given {
   rest(): readonly string[] {
     return this.#rest;
   }
+  /** All options, with others on top: for a command that is another one in other words. */
+  options(more: Readonly<Record<string, unknown>>): Record<string, unknown> {
+    return { ...this.#options, ...more };
+  }
   flag(name: string): boolean {
     return this.#options[name] === true;
   }

@@ -212,7 +212,7 @@ function takeSection(section: Entry, problems: Problem[], take: Take): void {
     problems.push({
       where: section.where,
       reason,
-      advice: `For example ${section.key}:\n    key: value`,
+      advice: `For example ${section.key}: { key: value }`,
     });
     return;
   }

@@ -35,7 +35,9 @@ export const check: Run = async ({ output, environment, setExitCode }, given) =>
     { title: 'advice', value: ({ advice }) => orDash(advice) },
   ]);
   const files = configuration.files.length === 0 ? 'no file' : configuration.files.join(', ');
-  output.note(`${files}: ${found.length === 0 ? 'nothing is wrong' : `${found.length} problems`}.`);
+  output.note(
+    `${files}: ${found.length === 0 ? 'nothing is wrong' : `${found.length} ${found.length === 1 ? 'problem' : 'problems'}`}.`,
+  );
 };
 
 const origin = ({ origin: { kind, where } }: Setting): string =>

@@ -1,17 +1,12 @@
 /** `dvce op ...` */
 import type { Operation } from '../../api/index.ts';
-import { formatDuration, formatSize } from '../../base/units.ts';
 import { failureOf, waitFor } from '../follow.ts';
 import { orDash, time } from '../format.ts';
+import { progressText } from '../progress.ts';
 import type { Run } from '../spec.ts';
 
-function progress({ progress: now }: Operation): string {
-  if (now === null) return '-';
-  const amount = (value: number): string =>
-    now.unit === 'bytes' ? formatSize(value) : `${value} ${now.unit}`;
-  const total = now.total === null ? '' : ` of ${amount(now.total)}`;
-  return `${amount(now.done)}${total}${now.etaMs === null ? '' : `, ${formatDuration(now.etaMs)} left`}`;
-}
+const progress = ({ kind, progress: now }: Operation): string =>
+  now === null ? '-' : progressText(kind, now).slice(kind.length + 2);
 
 const facts = (operation: Operation): readonly (readonly [string, string])[] => [
   ['id', operation.id],
@@ -42,6 +37,11 @@ export const list: Run = async ({ api, output }, given) => {
 export const show: Run = async ({ api, output }, given) => {
   const operation = await api.operations.get(given.argument('id'));
   output.show(operation, facts(operation));
+};
+
+export const log: Run = async ({ api, output }, given) => {
+  const text = await api.operations.log(given.argument('id'));
+  if (text !== undefined) output.raw(text);
 };
 
 export const wait: Run = async (context, given) => {

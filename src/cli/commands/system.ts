@@ -2,7 +2,7 @@
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Doctor, HealthCause, Method, Status } from '../../api/index.ts';
-import { DvceError, exitCodes } from '../../base/errors.ts';
+import { DvceError, exitCodes, systemCode } from '../../base/errors.ts';
 import type { Context } from '../context.ts';
 import { orDash, size, time } from '../format.ts';
 import { usageError } from '../output.ts';
@@ -72,25 +72,38 @@ export const doctor: Run = async (context) => {
     if (advice !== null) output.note(`${name}: ${advice}`);
 };
 
+/** `TEXT`, `@FILE`, or `-` and `@-` for standard input. */
 async function bodyOf(text: string, input: NodeJS.ReadStream): Promise<unknown> {
   let json = text;
-  if (text === '-') {
+  if (text === '-' || text === '@-') {
     const parts: Buffer[] = [];
     for await (const part of input as AsyncIterable<Buffer>) parts.push(part);
     json = Buffer.concat(parts).toString('utf8');
-  }
+  } else if (text.startsWith('@')) json = readBody(text.slice(1));
   try {
     return JSON.parse(json);
   } catch (error) {
-    throw usageError('the body', 'it is not JSON', `For example --body '{"name":"x"}'.`, error);
+    throw usageError('the body', 'it is not JSON', `For example --data '{"name":"x"}'.`, error);
+  }
+}
+
+function readBody(path: string): string {
+  try {
+    return readFileSync(path, 'utf8');
+  } catch (error) {
+    if (systemCode(error) !== 'ENOENT') throw error;
+    throw new DvceError('NOT_FOUND', { kind: 'file', name: path }, error);
   }
 }
 
 export const api: Run = async ({ api: client, output, input }, given) => {
-  const body = given.text('body');
+  const body = given.text('data') ?? given.text('body');
+  const path = given.argument('path');
+  if (!path.startsWith('/') || /\p{Cc}|\s/u.test(path))
+    throw usageError('the path', 'it is no path of the API', 'For example /v1/volumes.');
   const answer = await client.http.request(
     given.argument('method') as Method,
-    given.argument('path'),
+    path,
     body === undefined ? {} : { body: await bodyOf(body, input) },
   );
   if (answer.location !== undefined) output.note(`Location: ${answer.location}`);

@@ -2,6 +2,7 @@
 import { formats } from '../output.ts';
 import type { CommandSpec, NounSpec, OptionSpec } from '../spec.ts';
 import { config } from './config.ts';
+import { daily } from './daily.ts';
 import { image } from './image.ts';
 import { network } from './network.ts';
 import { snapshot } from './snapshot.ts';
@@ -22,7 +23,7 @@ export const nouns: readonly NounSpec[] = [
   op,
   config,
 ];
-export const singles: readonly CommandSpec[] = [...single, ...support];
+export const singles: readonly CommandSpec[] = [...daily, ...single, ...support];
 
 /** Options that every command takes. */
 export const globalOptions: readonly OptionSpec[] = [

@@ -17,7 +17,11 @@ export const op: NounSpec = {
       name: 'list',
       summary: 'list operations, newest first',
       options: [{ flags: '--running', text: 'only those that run' }],
-      examples: ['dvce op list', 'dvce op list --running -o json'],
+      examples: [
+        'dvce op list',
+        'dvce op list --running -o json',
+        'dvce op list --filter status=failed --sort -started',
+      ],
       run: async () => (await operation()).list,
     },
     {
@@ -41,6 +45,16 @@ export const op: NounSpec = {
         'dvce op wait "$(dvce volume check /prod/db --no-wait)" --timeout 5m',
       ],
       run: async () => (await operation()).wait,
+    },
+    {
+      name: 'log',
+      summary: 'print what an operation said, kept with it',
+      arguments: [id],
+      examples: [
+        'dvce op log "$(dvce volume check /prod/db --no-wait)"',
+        'dvce op list -o name --filter status=succeeded | head -1 | xargs -r dvce op log',
+      ],
+      run: async () => (await operation()).log,
     },
     {
       name: 'cancel',
@@ -128,14 +142,26 @@ export const single: readonly CommandSpec[] = [
     kind: 'local',
     summary: 'send a request to the API and print the answer',
     arguments: [
-      { name: '<method>', text: 'HTTP method', choices: ['GET', 'POST', 'PATCH', 'DELETE'] },
+      { name: '<method>', text: 'HTTP method', choices: ['GET', 'POST', 'PUT', 'PATCH', 'DELETE'] },
       { name: '<path>', text: 'path, e.g. /v1/volumes' },
     ],
-    options: [{ flags: '--body <json>', text: 'body of the request; - reads standard input' }],
+    details:
+      'A change needs no confirmation here: what is sent is done. --dry-run asks what it would do.',
+    options: [
+      {
+        flags: '-d, --data <json>',
+        text: 'body of the request; @FILE reads a file, @- and - standard input',
+        names: 'file',
+      },
+      { flags: '--body <json>', text: 'older form of --data' },
+      option.dryRun,
+    ],
     examples: [
       'dvce api GET /v1/status',
       'dvce api GET /v1/volumes/prod%2Fdb',
-      'dvce api PATCH /v1/volumes/prod%2Fdb --body \'{"labels":{"tier":"gold"}}\'',
+      'dvce api PATCH /v1/volumes/prod%2Fdb -d \'{"labels":{"tier":"gold"}}\'',
+      'echo \'{"protected":false}\' | dvce api PATCH /v1/volumes/prod%2Fdb -d @-',
+      'dvce api DELETE /v1/volumes/prod%2Fdb --dry-run',
     ],
     run: async () => (await system()).api,
   },
