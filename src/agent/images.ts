@@ -96,7 +96,7 @@ export class Images {
   async import(request: ImageImport): Promise<Operation> {
     const { operations } = this.#options;
     const name = checkName(request.name);
-    const order = await this.#order(request);
+    const order = await this.order(request);
     if (this.#importing.has(name) || (await this.#exists(name)))
       throw new DvceError('ALREADY_EXISTS', { kind: 'image', name });
     if (this.#importing.size >= limits.importsRunningMax)
@@ -127,7 +127,7 @@ export class Images {
   }
 
   /** What is to be fetched, with what the catalogue says about it. */
-  async #order(request: ImageImport): Promise<ImportOrder> {
+  async order(request: ImageImport): Promise<ImportOrder> {
     const { fromCatalogue, source, sha256, sha512, checksumUrl, format, labels } = request;
     const digests = [sha256, sha512, checksumUrl].filter((text) => text !== undefined);
     if (digests.length > 1) throw conflicting('more than one digest is given', 'Give one.');

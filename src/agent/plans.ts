@@ -2,7 +2,7 @@
  * What a change would do, for `dryRun=true`: each plan refuses with the error that the change itself would answer, as far as that
  * can be known beforehand, and lists the steps otherwise. Reads only.
  */
-import { urls, type Vm, type VmCreate } from '../api/index.ts';
+import { type ImageImport, urls, type Vm, type VmCreate } from '../api/index.ts';
 import type { PlanStep } from '../api/schema/index.ts';
 import {
   asSnapshotName,
@@ -15,6 +15,7 @@ import {
   type VolumePath,
 } from '../base/index.ts';
 import type { VolumeInfo } from '../blockd/index.ts';
+import { publicName } from '../images/index.ts';
 import type { Agent } from './agent.ts';
 import { planDisks } from './vm-disks.ts';
 import { hardwareOf } from './vm-request.ts';
@@ -243,8 +244,10 @@ const importImage: MakePlan = async (agent, { body }) => {
   const name = checkName(text(body['name']));
   if ((await agent.images.list()).some((one) => one.name === name))
     throw new DvceError('ALREADY_EXISTS', { kind: 'image', name });
-  const source = text(body['source']).replace(/\/\/[^/@]*@/, '//');
-  return [step('create', urls.image(name), `from ${source}`)];
+  const { source, digest, checksumUrl } = await agent.images.order(body as ImageImport);
+  const check = digest ?? checksumUrl;
+  const detail = `from ${publicName(source)}${check === undefined ? '' : `, checked by ${check}`}`;
+  return [step('create', urls.image(name), detail)];
 };
 
 const createVm: MakePlan = async (agent, { body }) => {

@@ -207,31 +207,43 @@ function partOf(response: IncomingMessage, name: string, resume: Resume): BodyEx
   return { fromBytes: first, totalBytes: total };
 }
 
-/** Cancels itself unless enough arrives within each window. */
+/** Gives a server up that sends too little within one window of time. While its reader is busy no window runs out. */
 class Pace {
   readonly #timers: Timers;
   readonly #late: () => void;
-  #timer: ReturnType<Timers['after']> | undefined;
+  #timer: ReturnType<Timers['after']>;
   #bytes = 0;
+  #isHeld = false;
+  #isOver = false;
 
   constructor(timers: Timers, late: () => void) {
     this.#timers = timers;
     this.#late = late;
-    this.start();
+    this.#timer = this.#window();
   }
-  /** The server's time runs. */
-  start(): void {
-    this.#timer ??= this.#timers.after(limits.downloadIdleMs, this.#late);
-  }
-  arrived(bytes: number): void {
-    this.#bytes += bytes;
-    if (this.#bytes < limits.downloadWindowBytesMin) return;
-    this.stop();
+
+  #window(): ReturnType<Timers['after']> {
     this.#bytes = 0;
+    this.#isOver = false;
+    return this.#timers.after(limits.downloadIdleMs, () => {
+      this.#isOver = true;
+      if (this.#isHeld) return;
+      if (this.#bytes < limits.downloadWindowBytesMin) this.#late();
+      else this.#timer = this.#window();
+    });
+  }
+
+  /** The reader has a chunk, and takes his time. */
+  held(bytes: number): void {
+    this.#bytes += bytes;
+    this.#isHeld = true;
+  }
+  asked(): void {
+    this.#isHeld = false;
+    if (this.#isOver) this.#timer = this.#window();
   }
   stop(): void {
-    this.#timer?.cancel();
-    this.#timer = undefined;
+    this.#timer.cancel();
   }
 }
 
@@ -246,12 +258,12 @@ async function* body(
   const pace = new Pace(timers, () => response.destroy(stalled(name)));
   try {
     for await (const chunk of response as AsyncIterable<Buffer>) {
-      pace.arrived(chunk.length);
       doneBytes += chunk.length;
       if (doneBytes > Math.min(limits.downloadBytesMax, totalBytes ?? Number.POSITIVE_INFINITY))
         throw tooLong(name);
+      pace.held(chunk.length);
       yield chunk;
-      pace.start();
+      pace.asked();
     }
   } catch (error) {
     if (error instanceof DvceError) throw error;

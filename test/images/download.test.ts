@@ -61,7 +61,7 @@ t.test('redirects are followed, as far as the limit', async (t) => {
   });
   t.ok((await read(await open(`${base}/${limits.redirectsMax}`))).equals(body));
   await t.rejects(open(`${base}/${limits.redirectsMax + 1}`), {
-    code: 'BAD_IMAGE',
+    code: 'DOWNLOAD_FAILED',
     message: /more than 5 times/,
   });
 });
@@ -87,7 +87,10 @@ t.test('a body shorter than announced is an error', async (t) => {
     response.write(body.subarray(0, 1000));
     setTimeout(() => response.destroy(), 20);
   });
-  await t.rejects(open(base).then(read), { code: 'BAD_IMAGE', message: /broke after 1000 bytes/ });
+  await t.rejects(open(base).then(read), {
+    code: 'DOWNLOAD_FAILED',
+    message: /broke after 1000 bytes/,
+  });
 });
 
 t.test('a body without length that breaks off is an error', async (t) => {
@@ -95,7 +98,7 @@ t.test('a body without length that breaks off is an error', async (t) => {
     response.write(body.subarray(0, 1000)); // in chunks, whose end is told
     setTimeout(() => response.destroy(), 20);
   });
-  await t.rejects(open(base).then(read), { code: 'BAD_IMAGE' });
+  await t.rejects(open(base).then(read), { code: 'DOWNLOAD_FAILED' });
 });
 
 /** Deadlines run a thousand times as fast. */
@@ -131,14 +134,17 @@ t.test('what is no image is refused', async (t) => {
     if (request.url === '/nowhere') response.writeHead(302);
     response.end();
   });
-  await t.rejects(open(`${base}/missing`), { code: 'BAD_IMAGE', message: /answered 404/ });
-  await t.rejects(open(`${base}/zip`), { code: 'BAD_IMAGE', message: /encoded as gzip/ });
+  await t.rejects(open(`${base}/missing`), { code: 'DOWNLOAD_FAILED', message: /answered 404/ });
+  await t.rejects(open(`${base}/zip`), { code: 'DOWNLOAD_FAILED', message: /encoded as gzip/ });
   await t.rejects(open(`${base}/huge`), { code: 'TOO_LARGE' });
-  await t.rejects(open(`${base}/nowhere`), { code: 'BAD_IMAGE', message: /answered 302/ });
+  await t.rejects(open(`${base}/nowhere`), { code: 'DOWNLOAD_FAILED', message: /answered 302/ });
 });
 
 t.test('nobody listens', async (t) => {
-  await t.rejects(open('http://127.0.0.1:1/'), { code: 'BAD_IMAGE', message: /ECONNREFUSED/ });
+  await t.rejects(open('http://127.0.0.1:1/'), {
+    code: 'DOWNLOAD_FAILED',
+    message: /ECONNREFUSED/,
+  });
 });
 
 t.test('a cancelled download ends, before and after the answer', async (t) => {

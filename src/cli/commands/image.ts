@@ -29,7 +29,9 @@ function sourceOf(text: string, given: Given): { source: string } | { fromCatalo
   const entry = given.text('fromCatalogue');
   if (entry !== undefined) return { fromCatalogue: entry };
   if (/^[a-z][a-z0-9+.-]*:\/\//i.test(text)) return { source: text };
-  const isName = /^[A-Za-z0-9][A-Za-z0-9._-]*$/.test(text);
+  const isName =
+    /^[A-Za-z0-9][A-Za-z0-9._-]*$/.test(text) &&
+    !/\.(raw|img|qcow2|vmdk|ova|iso|gz|xz|zst)$/i.test(text);
   if (isName && !existsSync(text)) return { fromCatalogue: text };
   // The agent has another working directory: a file is named by its absolute path.
   return { source: resolve(text) };

@@ -69,7 +69,8 @@ export const image: NounSpec = {
       summary: 'list the images that can be imported by name',
       details: "Shipped with the program, overlaid by the operator's /etc/dvce/images.yaml.",
       kind: 'read',
-      examples: ['dvce image catalogue', 'dvce image catalogue -o wide'],
+      arguments: [{ name: '[list]', text: 'the only verb there is', choices: ['list'] }],
+      examples: ['dvce image catalogue', 'dvce image catalogue list -o wide'],
       run: async () => (await load()).catalogue,
     },
     {
