@@ -282,6 +282,14 @@ export const errorTable = {
     'unhealthy',
     true,
   ),
+  REMOTE_UNAVAILABLE: row(
+    'the agent at {where} cannot be used: {reason}',
+    'Look at its address and certificate: dvce context list',
+    503,
+    'EIO',
+    'unhealthy',
+    true,
+  ),
   ADDRESS_IN_USE: row(
     'the address {where} is in use',
     'Stop what listens there, or configure another address.',
