@@ -28,6 +28,7 @@ import { imageExportRoutes } from './routes/image-exports.ts';
 import { imageRoutes } from './routes/images.ts';
 import { networkRoutes } from './routes/networks.ts';
 import { operationRoutes } from './routes/operations.ts';
+import { scheduleRoutes } from './routes/schedules.ts';
 import { contentRoutes, exportRoutes, quotaRoutes, trashRoutes } from './routes/storage.ts';
 import { systemRoutes } from './routes/system.ts';
 import type { Server } from './routes/types.ts';
@@ -88,6 +89,7 @@ export async function buildServer(
       tags: [
         { name: 'volumes', description: 'Virtual disks' },
         { name: 'snapshots', description: 'Named states of volumes' },
+        { name: 'schedules', description: 'Snapshots at times' },
         { name: 'images', description: 'Disks to clone from' },
         { name: 'vms', description: 'Virtual machines' },
         { name: 'networks', description: 'Bridges of the host with addresses for VMs' },
@@ -112,6 +114,7 @@ export async function buildServer(
   quotaRoutes(server, agent);
   exportRoutes(server, agent);
   contentRoutes(server, agent);
+  scheduleRoutes(server, agent);
   imageRoutes(server, agent);
   imageExportRoutes(server, agent);
   vmRoutes(server, agent);

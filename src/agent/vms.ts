@@ -26,6 +26,7 @@ import type { DataProcess } from './data-process.ts';
 import type { Images } from './images.ts';
 import type { Operations } from './operations.ts';
 import { VmChanges } from './vm-changes.ts';
+import { VmClones } from './vm-clone.ts';
 import { VmControl } from './vm-control.ts';
 import {
   deleteOwnedDisks,
@@ -62,6 +63,7 @@ export class Vms {
   readonly table: VmTable;
   readonly control: VmControl;
   readonly changes: VmChanges;
+  readonly clones: VmClones;
   readonly #options: VmsOptions;
   readonly #power: VmPower;
   readonly #keeper: VmKeeper;
@@ -78,6 +80,11 @@ export class Vms {
     this.#power = new VmPower({ ...options, admission });
     this.control = new VmControl({ ...options, table });
     this.changes = new VmChanges({ ...options, table, nics: options.nics });
+    this.clones = new VmClones({
+      ...options,
+      table,
+      remove: (document) => this.#remove(document, true),
+    });
     this.#keeper = new VmKeeper({ ...options, table, power: this.#power });
   }
 

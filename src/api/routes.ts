@@ -22,6 +22,9 @@ import type {
   Operation,
   Quota,
   QuotaSet,
+  Schedule,
+  ScheduleCreate,
+  SchedulePreview,
   Shutdown,
   Snapshot,
   SnapshotCreate,
@@ -66,6 +69,7 @@ export const urls = {
   network: (name: string) => `/v1/networks/${segment(name)}`,
   /** The folder as a whole, because `/` is one. */
   quota: (path: string) => `/v1/quotas/${encodeURIComponent(path)}`,
+  schedule: (name: string) => `/v1/schedules/${segment(name)}`,
   image: (name: string) => `/v1/images/${segment(name)}`,
   vm: (name: string) => `/v1/vms/${segment(name)}`,
   token: (name: string) => `/v1/tokens/${segment(name)}`,
@@ -180,6 +184,22 @@ export class ApiClient {
     delete: (path: string) => this.#send<void>('DELETE', urls.quota(path)),
   };
   readonly capacity = () => this.#get<Capacity>('/v1/capacity');
+
+  readonly schedules = {
+    list: () =>
+      this.#get<{
+        schedules: Schedule[];
+        unreadable?: { name: string; reason: string }[];
+      }>('/v1/schedules'),
+    get: (name: string) => this.#get<Schedule>(urls.schedule(name)),
+    create: (body: ScheduleCreate) => this.#send<Schedule>('POST', '/v1/schedules', body),
+    delete: (name: string) => this.#send<void>('DELETE', urls.schedule(name)),
+    pause: (name: string) => this.#send<Schedule>('POST', `${urls.schedule(name)}/pause`, {}),
+    resume: (name: string) => this.#send<Schedule>('POST', `${urls.schedule(name)}/resume`, {}),
+    run: (name: string) => this.#send<Operation>('POST', `${urls.schedule(name)}/run`, {}),
+    preview: (name: string, count?: number) =>
+      this.#get<SchedulePreview>(`${urls.schedule(name)}/preview`, { query: { count } }),
+  };
 
   readonly exports = {
     list: async () => (await this.#get<{ exports: Export[] }>('/v1/exports')).exports,
