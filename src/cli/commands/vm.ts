@@ -6,9 +6,10 @@ import { parseSize } from '../../base/units.ts';
 import { confirm, dryRun, unlessExists, unlessMissing } from '../confirm.ts';
 import type { Context } from '../context.ts';
 import { follow } from '../follow.ts';
-import { labels, orDash, size, time } from '../format.ts';
+import { labels, orDash, size, time, yesNo } from '../format.ts';
 import { guestFacts, guestRequest } from '../guest.ts';
 import type { Given, Run } from '../spec.ts';
+import { lifeOf } from './vm-life.ts';
 
 const facts = (vm: Vm): readonly (readonly [string, string])[] => [
   ['name', vm.name],
@@ -21,6 +22,13 @@ const facts = (vm: Vm): readonly (readonly [string, string])[] => [
   ['cpus', `${vm.cpus}`],
   ['memory', size(vm.memoryBytes)],
   ['machine', `${vm.machine}, ${vm.firmware}`],
+  ['processor', vm.cpuModel],
+  ...pendingFacts(vm),
+  ['protected', yesNo(vm.protected)],
+  ['autostart', vm.autostart ? `yes, order ${vm.startOrder}` : 'no'],
+  ['at a crash', vm.onCrash === 'hold' ? 'it is held' : 'restarted, 3 times in 24 hours'],
+  ...(vm.crashes.length === 0 ? [] : [['crashes', `${vm.crashes.length} in 24 hours`] as const]),
+  ...(vm.held === null ? [] : [['held', vm.held] as const]),
   ...guestFacts(vm),
   [
     'ready when',
@@ -33,12 +41,22 @@ const facts = (vm: Vm): readonly (readonly [string, string])[] => [
       ...(disk.readOnly ? ['read-only'] : []),
       ...(disk.bootOrder === null ? [] : [`boots ${disk.bootOrder}.`]),
       ...(disk.owned ? ['made with the VM'] : []),
+      ...(disk.state === 'attached' ? [] : [disk.state]),
     ].join(', '),
   ]),
   ['labels', labels(vm.labels)],
   ['created', time(vm.createdAt)],
   ['started', time(vm.startedAt)],
 ];
+
+function pendingFacts({ pending }: Vm): readonly (readonly [string, string])[] {
+  if (pending === null) return [];
+  const parts = [
+    ...(pending.cpus === null ? [] : [`${pending.cpus} CPUs`]),
+    ...(pending.memoryBytes === null ? [] : [size(pending.memoryBytes)]),
+  ];
+  return [['at next start', parts.join(', ')]];
+}
 
 const readyReasons: Readonly<Record<NonNullable<Vm['ready']>, string>> = {
   agent: 'the guest agent answered',
@@ -74,7 +92,7 @@ function request(given: Given): VmCreate {
 
 export const create: Run = async (context, given) => {
   const { api, output } = context;
-  const body = { ...request(given), ...(await guestRequest(given)) };
+  const body = { ...request(given), ...(await guestRequest(given)), ...lifeOf(given) };
   let vm = await unlessExists(
     context,
     given,

@@ -1,6 +1,7 @@
 import type { NounSpec } from '../spec.ts';
 import { guestOptions } from './guest.ts';
 import * as option from './options.ts';
+import { lifeOptions, vmLife } from './vm-life.ts';
 
 const name = { name: '<name>', text: 'name of the VM', names: 'vm' } as const;
 const load = () => import('../commands/vm.ts');
@@ -39,6 +40,7 @@ export const vm: NounSpec = {
           text: 'text on the serial console that means the guest is ready',
         },
         ...guestOptions,
+        ...lifeOptions,
         option.label,
         { flags: '--start', text: 'start it right away' },
         option.ifNotExists,
@@ -95,6 +97,7 @@ export const vm: NounSpec = {
       examples: ['dvce vm stop web1 --timeout 5s', 'dvce vm stop web1 --force'],
       run: async () => (await load()).stop,
     },
+    ...vmLife,
     {
       name: 'vnc',
       summary: 'print address and password of the graphical display of a running VM',
