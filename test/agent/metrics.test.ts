@@ -3,64 +3,17 @@ import { readFileSync } from 'node:fs';
 import t from 'tap';
 import { metricTable } from '../../src/agent/metrics-table.ts';
 import { DvceError } from '../../src/base/index.ts';
-import type { BlockdMetrics } from '../../src/blockd/index.ts';
-import { RequestMeter } from '../../src/nbd/index.ts';
-import { agentOnFakes } from '../support/agent-on-fakes.ts';
+import { RequestMeter, requestBoundsSeconds } from '../../src/nbd/index.ts';
+import { servedAgentOnFakes } from '../support/agent-on-fakes.ts';
+import { figures, volumeFigures as volume } from '../support/blockd-figures.ts';
 import { parseMetrics } from '../support/prometheus.ts';
 
 const alive = setInterval(() => {}, 1000);
 t.teardown(() => clearInterval(alive));
 
 const clock = { monotonicMs: () => 0, wallMs: () => 0 };
-const volume: BlockdMetrics['volumes'][number] = {
-  path: '/prod/a "quoted" \\ name',
-  attachId: 'a',
-  connections: 1,
-  readOnlyReason: null,
-  mappedBytes: 4096,
-  storedBytes: 8192,
-  journalBytes: 100,
-  journalQuotaBytes: 1000,
-  journalWrittenBytes: 300,
-  journalSyncs: 3,
-  journalFailedFiles: 0,
-  flushLagMs: 1500,
-  dirtyBytes: 4096,
-  publishedBytes: 600,
-  publishingWaits: null,
-  gcDebtBytes: 12,
-  segments: 2,
-  reads: 5,
-  writes: 6,
-  flushes: 7,
-  trims: 8,
-  readBytes: 500,
-  writtenBytes: 200,
-};
-const figures = (more: Partial<BlockdMetrics> = {}): BlockdMetrics => ({
-  format: 1,
-  process: {
-    pid: 77,
-    startedAtSeconds: 1000,
-    cpuSeconds: 1.5,
-    residentBytes: 100,
-    heapUsedBytes: 50,
-    openFiles: 9,
-  },
-  loops: [{ thread: 'main', lagSeconds: 0.001, busySeconds: 3 }],
-  store: { freeBytes: 1e12, totalBytes: 2e12 },
-  nbd: {
-    boundsSeconds: [0.001, 0.01],
-    connections: 1,
-    operations: [{ operation: 'read', counts: [2, 3, 1], sumSeconds: 0.5, errors: 1 }],
-  },
-  volumes: [volume],
-  unopened: [],
-  ...more,
-});
-
 t.test('what blockd counts is shown as it is, in the text format', async (t) => {
-  const { blockd, server } = await agentOnFakes(t);
+  const { blockd, server } = await servedAgentOnFakes(t);
   blockd.figures = figures();
   const answer = await server.inject({ method: 'GET', url: '/metrics' });
   t.equal(answer.statusCode, 200);
@@ -96,7 +49,7 @@ t.test('what blockd counts is shown as it is, in the text format', async (t) => 
 });
 
 t.test('every metric is in the table with its type, and the table is shown whole', async (t) => {
-  const { blockd, server } = await agentOnFakes(t);
+  const { blockd, server } = await servedAgentOnFakes(t);
   blockd.figures = figures();
   const { families } = parseMetrics((await server.inject({ method: 'GET', url: '/metrics' })).body);
   t.strictSame([...families.keys()].sort(), Object.keys(metricTable).sort());
@@ -124,7 +77,7 @@ t.test('the page of the reference names every metric', async (t) => {
 });
 
 t.test('without blockd the rest is there, and the host is not ready', async (t) => {
-  const { blockd, server } = await agentOnFakes(t);
+  const { blockd, server } = await servedAgentOnFakes(t);
   blockd.figures = new DvceError('BLOCKD_UNAVAILABLE', { where: '/x', reason: 'it is away' });
   const metrics = parseMetrics((await server.inject({ method: 'GET', url: '/metrics' })).body);
   t.equal(metrics.value('dvce_blockd_up'), 0);
@@ -144,7 +97,7 @@ t.test('without blockd the rest is there, and the host is not ready', async (t) 
 });
 
 t.test('a blockd of an earlier release answers status, and counts nothing', async (t) => {
-  const { blockd, server } = await agentOnFakes(t);
+  const { blockd, server } = await servedAgentOnFakes(t);
   blockd.figures = new DvceError('UNSUPPORTED', { what: 'metrics', reason: 'old', advice: '' });
   const metrics = parseMetrics((await server.inject({ method: 'GET', url: '/metrics' })).body);
   t.equal(metrics.value('dvce_blockd_up'), 1);
@@ -154,9 +107,9 @@ t.test('a blockd of an earlier release answers status, and counts nothing', asyn
 t.test('the meter of NBD and the histogram agree on their buckets', async (t) => {
   const meter = new RequestMeter(clock);
   meter.ended(0, meter.now(), false);
-  const { blockd, server } = await agentOnFakes(t);
+  const { blockd, server } = await servedAgentOnFakes(t);
   blockd.figures = figures({
-    nbd: { boundsSeconds: [], connections: 0, operations: meter.read() },
+    nbd: { boundsSeconds: requestBoundsSeconds, connections: 0, operations: meter.read() },
   });
   const body = (await server.inject({ method: 'GET', url: '/metrics' })).body;
   t.equal(parseMetrics(body).value('dvce_nbd_request_duration_seconds_count', { op: 'read' }), 1);

@@ -1,4 +1,4 @@
-/** An agent and its server on a blockd and a hypervisor that do as they are told. */
+/** An agent, with its server or without, on a blockd and a hypervisor that do as they are told. */
 import { mkdirSync, mkdtempSync, rmSync } from 'node:fs';
 import type { Test } from 'tap';
 import { Agent, agentLayout, buildServer } from '../../src/agent/index.ts';
@@ -75,17 +75,22 @@ export async function agentOnFakes(t: Test, options: FakesOptions = {}) {
     certificates: options.certificates ?? [],
     onStop: () => {},
   });
-  const server = await buildServer(agent, silentLogger, '1.2.3');
   let isClosed = false;
   const close = async (): Promise<void> => {
     if (isClosed) return;
     isClosed = true;
-    await server.close();
     await agent.close();
   };
   t.teardown(async () => {
     await close();
     rmSync(root, { recursive: true, force: true });
   });
-  return { root, blockd, driver, agent, server, close };
+  return { root, blockd, driver, agent, close };
+}
+
+export async function servedAgentOnFakes(t: Test, options: FakesOptions = {}) {
+  const made = await agentOnFakes(t, options);
+  const server = await buildServer(made.agent, silentLogger, '1.2.3');
+  t.teardown(() => server.close());
+  return { ...made, server };
 }
