@@ -40,6 +40,7 @@ import type { Networks } from './networks.ts';
 import { OperationLog } from './operation-log.ts';
 import { Operations } from './operations.ts';
 import type { Settings } from './settings.ts';
+import { Schedules } from './schedules.ts';
 import { stopBlockd } from './stop-blockd.ts';
 import { Tokens } from './tokens.ts';
 import { VmDocuments } from './vm-documents.ts';
@@ -81,6 +82,7 @@ export class Agent {
   readonly images: Images;
   readonly imageExports: ImageExports;
   readonly networks: Networks;
+  readonly schedules: Schedules;
   readonly consoles: Consoles;
   readonly blockd: DataProcess;
   readonly clock: Clock;
@@ -141,6 +143,7 @@ export class Agent {
       hostStarted,
       ...world,
     });
+    this.schedules = new Schedules({ blockd, operations, clock, timers, logger });
     this.consoles = new Consoles(logger);
     watchGuests(driver, () => this.vms.list(), events, logger);
     this.health = new Health({
@@ -188,6 +191,7 @@ export class Agent {
     await this.vms.reconcile();
     await this.#hostBoot.record();
     this.vms.keep();
+    this.schedules.start();
   }
 
   /** True from the moment when blockd is being stopped on purpose. */
@@ -274,6 +278,7 @@ export class Agent {
   }
 
   async close(): Promise<void> {
+    this.schedules.close();
     this.consoles.close();
     await this.vms.close();
     await this.operations.close();

@@ -11,6 +11,7 @@ import * as guest from './guest.ts';
 import * as health from './health.ts';
 import * as image from './image.ts';
 import * as network from './network.ts';
+import * as schedule from './schedule.ts';
 import * as storage from './storage.ts';
 import * as system from './system.ts';
 import * as usage from './usage.ts';
@@ -25,6 +26,7 @@ export * from './guest.ts';
 export * from './health.ts';
 export * from './image.ts';
 export * from './network.ts';
+export * from './schedule.ts';
 export * from './storage.ts';
 export * from './system.ts';
 export * from './usage.ts';
@@ -45,6 +47,7 @@ export const namedSchemas: readonly TSchema[] = [
   ...Object.values(vm),
   ...Object.values(volume),
   ...Object.values(storage),
+  ...Object.values(schedule),
   ...Object.values(image),
 ]
   .filter((schema) => '$id' in schema)

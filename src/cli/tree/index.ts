@@ -5,6 +5,7 @@ import { config } from './config.ts';
 import { daily } from './daily.ts';
 import { image } from './image.ts';
 import { network } from './network.ts';
+import { schedule } from './schedule.ts';
 import { snapshot } from './snapshot.ts';
 import { quota, trash } from './storage.ts';
 import { support } from './support.ts';
@@ -15,6 +16,7 @@ import { volume } from './volume.ts';
 export const nouns: readonly NounSpec[] = [
   volume,
   snapshot,
+  schedule,
   trash,
   quota,
   image,
