@@ -57,10 +57,9 @@ async function fetchRest(
   const space = new SpaceGuard(directory);
   // It is all there, perhaps of an older version: asking for the last byte again finds out.
   if (partial.doneBytes > 0 && partial.doneBytes === partial.totalBytes) partial.stepBack();
-  const patience = new Patience();
+  const patience = new Patience(partial.doneBytes);
   let mayResume = true;
   for (;;) {
-    const before = partial.doneBytes;
     try {
       await fetchOnce(source, partial, mayResume, space, options);
       return;
@@ -68,7 +67,7 @@ async function fetchRest(
       signal.throwIfAborted();
       // A server that was never there is told at once.
       if (!(error instanceof Interrupted) || partial.doneBytes === 0) throw error;
-      const pauseMs = patience.pauseMs(partial.doneBytes - before);
+      const pauseMs = patience.pauseMs(partial.doneBytes);
       if (pauseMs === undefined) throw error;
       mayResume = !(error instanceof RangeRefused);
       await sleep(timers, pauseMs, signal);
@@ -76,16 +75,25 @@ async function fetchRest(
   }
 }
 
-/** How long to wait before the next request. */
+/**
+ * How long to wait before the next request. What counts is to come further than ever before: a server that makes us begin
+ * again each time brings a lot and gets nowhere.
+ */
 class Patience {
+  #mostBytes: number;
   #wasted = 0;
   #pauseMs = limits.downloadPauseMsMin;
 
+  constructor(doneBytes: number) {
+    this.#mostBytes = doneBytes;
+  }
+
   /** undefined: no more. */
-  pauseMs(gainedBytes: number): number | undefined {
-    if (gainedBytes >= limits.downloadWindowBytesMin) {
+  pauseMs(doneBytes: number): number | undefined {
+    if (doneBytes - this.#mostBytes >= limits.downloadWindowBytesMin) {
       this.#wasted = 0;
       this.#pauseMs = limits.downloadPauseMsMin;
+      this.#mostBytes = doneBytes;
     } else this.#wasted += 1;
     if (this.#wasted >= limits.downloadTriesMax) return undefined;
     const pause = this.#pauseMs;
