@@ -33,7 +33,7 @@ t.test(
     await documents.create('b', { cpus: 4 });
 
     await node.kill();
-    await node.ensure();
+    await node.answers();
     t.match(
       await open().list(),
       [
