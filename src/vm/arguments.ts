@@ -86,6 +86,8 @@ export function buildArguments(
     ...['-display', 'none'],
     ...displayArguments(vm, paths),
     ...['-msg', 'timestamp=on'],
+    // Why it ended stands in its log, for an agent that was away then (hypervisor-log.ts).
+    ...['-trace', 'enable=qemu_system_shutdown_request'],
     // Only disks with a boot order are tried.
     ...['-boot', 'menu=off,strict=on'],
     ...characterDevices(paths),

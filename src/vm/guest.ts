@@ -31,6 +31,7 @@ import type { GuestPaths } from './arguments.ts';
 import { limitConsoleLog, tail } from './console-log.ts';
 import type { VmDefinition, VmObservation, VmPhase } from './driver.ts';
 import { GuestAgent } from './guest-agent.ts';
+import { lastWords } from './hypervisor-log.ts';
 import { isAlive, killProcess, type ProcessIdentity, waitGone } from './processes.ts';
 import { QmpClient, type QmpCommand, type QmpEvent, type QmpResult } from './qmp.ts';
 import { Readiness } from './readiness.ts';
@@ -369,9 +370,9 @@ export class Guest {
   }
 
   async #complaint(): Promise<string> {
-    const text = (await tail(this.#options.paths.hypervisorLog, detailBytesMax)).trim();
+    const text = await tail(this.#options.paths.hypervisorLog, detailBytesMax);
     const status = this.#exitStatus === undefined ? '' : ` with status ${this.#exitStatus}`;
-    return text.split('\n').at(-1) || `the hypervisor ended${status} and said nothing`;
+    return lastWords(text.split('\n')) ?? `the hypervisor ended${status} and said nothing`;
   }
 
   async #startFailure(): Promise<DvceError> {

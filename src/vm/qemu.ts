@@ -6,6 +6,7 @@
  *   - at most one process per VM: a start looks for a running one first, and calls for one VM run one after another;
  *   - what is kept about a VM is its run directory (sockets, empty when it does not run) and its log directory.
  */
+import { existsSync } from 'node:fs';
 import { chmod, mkdir, readdir, rm } from 'node:fs/promises';
 import {
   type Clock,
@@ -22,6 +23,7 @@ import { Cgroups } from './cgroup.ts';
 import { compilePattern, startConsoleLog } from './console-log.ts';
 import type { Hypervisor, RunningGuest, VmDefinition, VmObservation } from './driver.ts';
 import { Guest } from './guest.ts';
+import { endFromLog } from './hypervisor-log.ts';
 import { versionOfMachine } from './machine.ts';
 import { findByArgument, identify, killProcess, spawnDetached } from './processes.ts';
 import { runningGuest } from './running-guest.ts';
@@ -116,7 +118,17 @@ class QemuDriver implements Hypervisor {
     const watched = this.#guests.get(vm.id);
     if (watched !== undefined) return watched.observation;
     const guest = await this.#inTurn(vm, () => this.#find(vm));
-    return guest?.observation ?? this.#ends.get(vm.id) ?? stopped;
+    return guest?.observation ?? this.#ends.get(vm.id) ?? (await this.#endBefore(vm)) ?? stopped;
+  }
+
+  /** How it ended while nobody watched; looked up once. */
+  async #endBefore(vm: VmDefinition): Promise<VmObservation | undefined> {
+    const { hypervisorLog } = this.#paths(vm);
+    const wasStarted = existsSync(hypervisorLog);
+    const end = (await endFromLog(hypervisorLog, wasStarted)) ?? stopped;
+    // A start that began meanwhile knows better.
+    if (!this.#guests.has(vm.id) && !this.#queues.has(vm.id)) this.#ends.set(vm.id, end);
+    return end;
   }
 
   async runningIds(): Promise<readonly string[]> {
