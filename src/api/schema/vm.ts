@@ -103,7 +103,13 @@ export const VmCreate = Type.Object(
     ...guestRequest,
     ...lifeRequest,
     firmware: Type.Optional(word(['bios', 'uefi'], '`bios` when not given.')),
-    machine: Type.Optional(word(['q35', 'pc'], '`q35` when not given.')),
+    machine: Type.Optional(
+      Type.String({
+        pattern: '^(q35|pc|pc-q35-[0-9.]+|pc-i440fx-[0-9.]+)$',
+        maxLength: 32,
+        description: '`q35` when not given; kept with the version that it stands for now.',
+      }),
+    ),
     readyPattern: Type.Optional(
       Type.String({
         minLength: 1,

@@ -8,6 +8,7 @@ import type { Context } from '../context.ts';
 import { follow } from '../follow.ts';
 import { labels, orDash, size, time, yesNo } from '../format.ts';
 import { guestFacts, guestRequest } from '../guest.ts';
+import { usageError } from '../output.ts';
 import type { Given, Run } from '../spec.ts';
 import { lifeOf } from './vm-life.ts';
 
@@ -73,7 +74,7 @@ function diskOf(text: string): { path: string; sizeBytes?: number } {
 }
 
 /** The fields that were given; what was not is the agent's choice. */
-function request(given: Given): VmCreate {
+function request(given: Given): Partial<VmCreate> {
   const values = {
     cpus: given.number('cpus'),
     memoryBytes: given.number('memory'),
@@ -84,19 +85,40 @@ function request(given: Given): VmCreate {
     machine: given.text('machine'),
     readyPattern: given.text('readyPattern'),
     labels: given.labels('label'),
-    disks: given.texts('disk').map(diskOf),
+    disks: given.texts('disk').length === 0 ? undefined : given.texts('disk').map(diskOf),
   };
   const set = Object.entries(values).filter(([, value]) => value !== undefined);
-  return { ...(Object.fromEntries(set) as Partial<VmCreate>), name: given.argument('name') };
+  return Object.fromEntries(set) as Partial<VmCreate>;
+}
+
+/** From the file, if there is one, with what the command line says on top. */
+async function wanted(
+  { input }: Context,
+  given: Given,
+): Promise<{ body: VmCreate; explain: (error: unknown) => unknown }> {
+  const path = given.text('file');
+  const name = given.optionalArgument('name');
+  const fields = { ...request(given), ...(await guestRequest(given)), ...lifeOf(given) };
+  if (path !== undefined) {
+    const { readVmFile } = await import('../vm-file.ts');
+    const { body, explain } = await readVmFile(path, name, input);
+    return { body: { ...body, ...fields }, explain };
+  }
+  if (name === undefined)
+    throw usageError('the command', 'the VM has no name', 'Give NAME, or --file.');
+  return { body: { ...fields, name }, explain: (error) => error };
 }
 
 export const create: Run = async (context, given) => {
   const { api, output } = context;
-  const body = { ...request(given), ...(await guestRequest(given)), ...lifeOf(given) };
+  const { body, explain } = await wanted(context, given);
   let vm = await unlessExists(
     context,
     given,
-    () => api.vms.create(body),
+    () =>
+      api.vms.create(body).catch((error: unknown) => {
+        throw explain(error);
+      }),
     () => api.vms.get(body.name),
   );
   if (given.flag('start') && vm.desired !== 'running') {

@@ -15,8 +15,13 @@ export const vm: NounSpec = {
       summary: 'define a VM',
       details:
         'With --image its first disk is a clone of the image, /vms/NAME/disk0. --disk PATH takes an existing volume, --disk PATH,SIZE makes one. Disks made here are deleted with the VM.',
-      arguments: [{ name: '<name>', text: 'name of the new VM' }],
+      arguments: [{ name: '[name]', text: 'name of the new VM' }],
       options: [
+        {
+          flags: '-f, --file <path>',
+          text: 'read the VM from a YAML file, - for standard input; other options come on top',
+          names: 'file',
+        },
         { flags: '--image <name>', text: 'image to clone the first disk from', names: 'image' },
         { flags: '--image-size <size>', text: 'a larger size for that disk', kind: 'size' },
         {
@@ -52,6 +57,8 @@ export const vm: NounSpec = {
         'dvce vm create app1 --image debian --user-data app1.yaml --ssh-key keys.pub --hostname app1.example.org',
         'dvce vm create screen1 --image debian --memory 64MiB --vnc --net none --start',
         'dvce vm create web1 --image debian --if-not-exists',
+        "printf 'image: debian\\nmemoryBytes: 64MiB\\nnics: []\\n' | dvce vm create file1 --file -",
+        'dvce vm show file1 -o yaml | dvce vm create file2 --file - --dry-run',
       ],
       run: async () => (await load()).create,
     },
