@@ -28,6 +28,7 @@ export interface CommandLine {
     readonly authoritiesFile: string | undefined;
   };
   readonly qemu: string | undefined;
+  readonly cgroupParent: string | undefined;
 }
 
 /** Options that are settings, too. */
@@ -98,5 +99,6 @@ export async function readCommandLine(
       authoritiesFile: configuration.text('images.authorities'),
     },
     qemu: configuration.text('vm.qemu'),
+    cgroupParent: configuration.text('vm.cgroup'),
   };
 }

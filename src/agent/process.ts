@@ -50,6 +50,8 @@ export interface AgentProcessOptions {
   readonly logger: Logger;
   /** The hypervisor's program when it is not in the usual place. */
   readonly qemu?: string | undefined;
+  /** The group of cgroup v2 in which guests with a share get theirs, when it is not the usual one. */
+  readonly cgroupParent?: string | undefined;
   /** Aborts when the agent shall end. */
   readonly signal: AbortSignal;
   /** Ask for the end from inside. */
@@ -97,7 +99,7 @@ async function openAgent(
   options: AgentProcessOptions,
   layout: AgentLayout,
 ): Promise<{ agent: Agent; client: BlockdClient }> {
-  const { clock, timers, random, logger, files, qemu } = options;
+  const { clock, timers, random, logger, files, qemu, cgroupParent } = options;
   const { controlSocket } = dataDirectory(layout.root);
   const client = new BlockdClient({ socketPath: controlSocket, timers });
   const driver = createQemuDriver({
@@ -108,6 +110,7 @@ async function openAgent(
     runDirectory: layout.vmRun,
     logDirectory: layout.vmLog,
     ...(qemu === undefined ? {} : { binary: qemu }),
+    cgroupParent,
   });
   const agent = await Agent.open({
     layout,

@@ -196,6 +196,11 @@ export const settings = {
       otherwise: 'qemu-system-x86_64 on the path',
       alias: 'DVCE_QEMU',
     },
+    cgroup: {
+      kind: 'text',
+      text: 'the group of cgroup v2, as a directory, in which guests with a share get theirs',
+      otherwise: 'dvce below the mount of cgroup v2',
+    },
   },
 } as const satisfies Readonly<Record<string, Readonly<Record<string, SettingSpec>>>>;
 

@@ -13,7 +13,7 @@
  *
  * The parent is not the agent's own group by default: below a group that has groups with controllers no process may live
  * (rule "no internal processes"), so systemd could not start the agent again while guests run. A group that something else
- * delegates to dvce is given by DVCE_CGROUP.
+ * delegates to dvce is given by the setting vm.cgroup.
  *
  * Limits of disks are not here. A guest's I/O is done by blockd, which serves all guests; io.max of the hypervisor's process
  * would limit nothing. They are limits of the virtual disks (arguments.ts).

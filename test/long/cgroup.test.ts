@@ -2,12 +2,17 @@
 // limit: 300 s
 import { spawn } from 'node:child_process';
 import { mkdtempSync, rmSync } from 'node:fs';
+import { relative, resolve } from 'node:path';
 import { createInterface } from 'node:readline';
+import { fileURLToPath } from 'node:url';
 import t from 'tap';
 import { MiB } from '../../src/base/index.ts';
 import { buildPayload, payloadMissing } from '../support/power-loss/payload.ts';
 
 t.setTimeout(300_000);
+const root = resolve(import.meta.dirname, '../..');
+/** As a path inside of the code's folder. */
+const program = relative(root, fileURLToPath(import.meta.resolve('../support/cgroup-guest.ts')));
 
 type Facts = Readonly<Record<string, unknown>>;
 
@@ -20,7 +25,7 @@ async function run(directory: string, lines: string[]): Promise<Map<string, Fact
       ...['-accel', 'tcg', '-machine', 'q35', '-cpu', 'max,-avx,-avx2', '-smp', '1', '-m', '768'],
       ...['-nodefaults', '-no-user-config', '-display', 'none', '-serial', 'stdio', '-no-reboot'],
       ...['-kernel', kernel, '-initrd', initrd, '-append'],
-      'console=ttyS0 loglevel=3 panic=-1 no_timer_check mitigations=off cgroup_no_v1=all code=code program=test/support/cgroup-guest.ts',
+      `console=ttyS0 loglevel=3 panic=-1 no_timer_check mitigations=off cgroup_no_v1=all code=code program=${program}`,
       ...['-drive', `if=none,id=payload,file=${disk},format=raw,snapshot=on`],
       ...['-device', 'virtio-blk-pci,drive=payload'],
     ],

@@ -13,6 +13,11 @@ const missing = ['qemu-img', 'qemu-system-x86_64'].filter(
 
 /** What has to be so before an example runs. */
 const before: Readonly<Record<string, readonly string[]>> = {
+  'dvce vm create app1 --image debian --user-data app1.yaml --ssh-key keys.pub --hostname app1.example.org':
+    [
+      "printf '#cloud-config\\n{}\\n' > app1.yaml",
+      'echo ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGuVZ1h2wJmJxW2J8m8FqXfR2i0vJ2d3i5Uo1m3gYy2b > keys.pub',
+    ],
   'dvce volume create /prod/db --size 10GiB': [
     'dvce vm stop web1 --force',
     'dvce vm delete web1 --yes',
