@@ -50,6 +50,8 @@ t.test('every option is read, and formatted so that it is read again', async (t)
       exportIdleMs: 5000,
       logLevel: 'debug',
       foreground: true,
+      trashWindowMs: limits.trashWindowMs,
+      trashFreeBytesMin: limits.trashFreeBytesMin,
     },
   });
   t.strictSame(parseBlockdArguments(formatBlockdArguments(command.options)), command);
