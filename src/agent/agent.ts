@@ -30,6 +30,7 @@ import type { DataProcess } from './data-process.ts';
 import { examineHost } from './doctor.ts';
 import { Events } from './events.ts';
 import { Health, healthPath } from './health.ts';
+import { addHealthSources } from './health-sources.ts';
 import { HostBoot } from './host-boot.ts';
 import { IdempotencyKeys } from './http/idempotency.ts';
 import { ImageExports } from './image-exports.ts';
@@ -154,6 +155,7 @@ export class Agent {
       missingHypervisor: () => missingProgram(options.hypervisorProgram),
       certificates: () => options.certificates ?? [],
     });
+    addHealthSources(this.health, { blockd, schedules: this.schedules, networks });
     this.metrics = new Metrics({
       ...{ clock, timers, logger, events, operations },
       release: options.release,

@@ -60,6 +60,14 @@ export class Networks {
     return entries.flatMap((entry) => ('error' in entry ? [] : [view(entry.value, leases)]));
   }
 
+  /** Networks whose documents cannot be read, and why. */
+  async unreadable(): Promise<{ name: string; reason: string }[]> {
+    const entries = await this.#documents.list();
+    return entries.flatMap((entry) =>
+      'error' in entry ? [{ name: entry.name, reason: entry.error.message }] : [],
+    );
+  }
+
   async get(name: string): Promise<Network> {
     return view(await this.document(name), await this.#options.leases());
   }

@@ -5,6 +5,7 @@
  * so that whoever gets an answer gets a whole agent. Ending leaves blockd and the guests as they are unless a shutdown
  * request said otherwise.
  */
+import { join } from 'node:path';
 import type { Shutdown } from '../api/index.ts';
 import {
   type Clock,
@@ -123,12 +124,17 @@ async function openAgent(
     random,
     logger,
     hypervisorProgram: qemu,
+    certificates: shownCertificates(options.api, layout),
     imageFiles: options.imageFiles ?? {},
     settings: options.settings,
     onStop: options.stop,
   });
   return { agent, client };
 }
+
+/** What the HTTPS door shows, when there is one. */
+const shownCertificates = (api: AgentProcessOptions['api'], { tls }: AgentLayout): string[] =>
+  api?.listen === undefined ? [] : [api.certFile ?? join(tls, 'api.crt')];
 
 async function serve(options: AgentProcessOptions, layout: AgentLayout): Promise<void> {
   const { logger, signal } = options;

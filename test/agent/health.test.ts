@@ -4,6 +4,7 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import t from 'tap';
 import { causesOf, type Seen } from '../../src/agent/health-causes.ts';
+import { addHealthSources, type HealthParts } from '../../src/agent/health-sources.ts';
 import type { HealthCause, Vm } from '../../src/api/index.ts';
 import { causeTable } from '../../src/api/schema/index.ts';
 import { DvceError, limits } from '../../src/base/index.ts';
@@ -203,6 +204,44 @@ t.test('certificates that expire, or cannot be read', { skip: openssl }, async (
     'CERTIFICATE_EXPIRED',
     'CERTIFICATE_EXPIRING',
   ]);
+});
+
+t.test('schedules, networks and capacity say what is wrong with them', async (t) => {
+  const { agent, blockd } = await agentOnFakes(t);
+  const parts = {
+    blockd: {
+      call: async () => ({
+        warnings: [
+          { code: 'OVERCOMMIT', object: '/store', detail: 'too much', advice: 'watch it' },
+          { code: 'QUOTA_NEARLY_USED', object: '/prod', detail: '95 %', advice: 'raise it' },
+          { code: 'STORE_LOW', object: '/store', detail: 'low', advice: 'x' },
+        ],
+      }),
+    },
+    schedules: {
+      list: async () => ({
+        schedules: [
+          { name: 'good', lastRun: { failed: 0, error: null } },
+          { name: 'new', lastRun: null },
+          { name: 'bad', lastRun: { failed: 2, error: null } },
+        ],
+        unreadable: [{ name: 'torn', reason: 'no JSON' }],
+      }),
+    },
+    networks: { unreadable: async () => [{ name: 'lan', reason: 'no JSON' }] },
+  };
+  addHealthSources(agent.health, parts as unknown as HealthParts);
+  blockd.figures = figures();
+  const { causes, health } = await agent.status();
+  t.equal(health, 'critical');
+  t.strictSame(causes.map(({ code, object, severity }) => `${severity} ${code} ${object}`).sort(), [
+    'critical DOCUMENT_DAMAGED /v1/networks/lan',
+    'critical DOCUMENT_DAMAGED /v1/schedules/torn',
+    'notice OVERCOMMITTED ',
+    'notice OVERCOMMITTED /v1/quotas/%2Fprod',
+    'warning SCHEDULE_FAILING /v1/schedules/bad',
+  ]);
+  t.match(causes.at(-1), { text: /95 %|too much/, advice: /watch it|raise it/ });
 });
 
 t.test('parts of others: their causes, their failures, their silence', async (t) => {
