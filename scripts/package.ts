@@ -30,6 +30,7 @@ import { tmpdir } from 'node:os';
 import { basename, dirname, join, resolve } from 'node:path';
 import { parseArgs } from 'node:util';
 import { gzipSync } from 'node:zlib';
+import { manualPages } from '../src/cli/man.ts';
 
 interface Locked {
   readonly dev?: boolean;
@@ -154,11 +155,8 @@ function putSystemFiles(stage: string, version: string, epoch: number): void {
   put(join(documents, 'CHANGELOG.md.gz'), gzip(readFileSync(at('CHANGELOG.md'))));
   put(join(documents, 'install.md'), readFileSync(at('docs/operations/install.md')));
   put(join(stage, 'usr/share/lintian/overrides/dvce'), from('debian', 'lintian-overrides'));
-  for (const page of globSync('docs/man/*.[1-8]', { cwd: root }))
-    put(
-      join(stage, `usr/share/man/man${page.at(-1)}`, `${basename(page)}.gz`),
-      gzip(readFileSync(at(page))),
-    );
+  for (const { file, text } of manualPages(version))
+    put(join(stage, 'usr/share/man/man1', `${file}.gz`), gzip(text));
   for (const page of globSync('docs/reference/*.schema.json', { cwd: root }))
     put(join(stage, 'usr/share/dvce', basename(page)), readFileSync(at(page)));
 }

@@ -4,6 +4,7 @@
  */
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { cliPage } from './reference/cli.ts';
+import { configPage, configSchemaDocument } from './reference/config.ts';
 import { metricsPage } from './reference/metrics.ts';
 import { openApiDocument } from './reference/openapi.ts';
 import { errorsPage, limitsPage } from './reference/tables.ts';
@@ -11,6 +12,8 @@ import { errorsPage, limitsPage } from './reference/tables.ts';
 const folder = new URL('../docs/reference/', import.meta.url);
 const pages: Readonly<Record<string, string>> = {
   'cli.md': cliPage(),
+  'config.md': configPage(),
+  'dvce-config.schema.json': configSchemaDocument(),
   'errors.md': errorsPage(),
   'limits.md': limitsPage(),
   'metrics.md': metricsPage(),

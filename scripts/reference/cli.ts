@@ -1,4 +1,5 @@
 /** The reference page of the command line, from the command tree. */
+import { optionsOf } from '../../src/cli/generic.ts';
 import type { CommandSpec, OptionSpec } from '../../src/cli/spec.ts';
 import { globalOptions, nouns, rootExamples, singles } from '../../src/cli/tree/index.ts';
 
@@ -24,10 +25,10 @@ function section(words: string, command: CommandSpec): string {
   });
   return `### ${words}
 
-    ${words}${names}${(command.options ?? []).length > 0 ? ' [options]' : ''}
+    ${words}${names}${optionsOf(command).length > 0 ? ' [options]' : ''}
 
 ${command.summary[0]?.toUpperCase()}${command.summary.slice(1)}.${command.details === undefined ? '' : ` ${command.details}`}
-${list.length === 0 ? '' : `\n${list.join('\n')}\n`}${optionTable(command.options ?? [])}
+${list.length === 0 ? '' : `\n${list.join('\n')}\n`}${optionTable(optionsOf(command))}
 \`\`\`sh
 ${command.examples.join('\n')}
 \`\`\`
@@ -55,9 +56,12 @@ export function cliPage(): string {
 ${rootExamples.join('\n')}
 \`\`\`
 
-Data goes to standard output, notes and progress to standard error. \`-o json\` prints the objects of the API, sizes in
-bytes; tables are for people. Commands that change something wait until it is done. What destroys something asks for the
-name, or wants \`--yes\`. [Exit codes and errors](errors.md) come from one table.
+Data goes to standard output, notes and progress to standard error. \`-o json\` and \`-o yaml\` print the objects of the API,
+sizes in bytes; CSV (RFC 4180) has raw values; tables are for people. \`--columns\`, \`--sort\` and \`--filter\` take column
+titles (spaces as dashes) and fields of the API objects, such as \`labels.team\`. Commands that change something wait until it
+is done, or with \`--no-wait\` print the id of the operation; with \`--dry-run\` they say what they would do. What destroys
+something asks for the name, or wants \`--yes\`. [Exit codes and errors](errors.md) come from one table, [settings](config.md)
+from another.
 
 Options of every command:
 ${optionTable(globalOptions)}

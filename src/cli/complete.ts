@@ -69,7 +69,8 @@ function commandOf(words: readonly string[]): CommandSpec | undefined {
 }
 
 function wordsBelow(plain: readonly string[]): readonly string[] {
-  if (plain.length === 0) return [...nouns, ...singles].map(({ name }) => name);
+  const shown = singles.filter(({ hidden }) => hidden !== true);
+  if (plain.length === 0) return [...nouns, ...shown].map(({ name }) => name);
   const noun = nouns.find(({ name }) => name === plain[0]);
   return plain.length === 1 ? (noun?.commands.map(({ name }) => name) ?? []) : [];
 }
@@ -111,6 +112,16 @@ async function ask(
     case 'operation':
       return (await api().operations.list()).map(({ id }) => id);
     default:
-      return [];
+      return kind?.startsWith('/v1/') === true ? namesAt(kind, api()) : [];
   }
+}
+
+/** A list of the API is an object with one array; its entries go by name, path or id. */
+async function namesAt(url: string, api: ApiClient): Promise<readonly string[]> {
+  const { body } = await api.http.request('GET', url);
+  const list = Object.values(Object(body) as Record<string, unknown>).find(Array.isArray);
+  return ((list ?? []) as Readonly<Record<string, unknown>>[]).flatMap((one) => {
+    const name = one['name'] ?? one['path'] ?? one['id'];
+    return typeof name === 'string' ? [name] : [];
+  });
 }

@@ -6,7 +6,7 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { CommanderError } from 'commander';
-import { ApiClient, Planned } from '../api/index.ts';
+import { ApiClient, Planned, type Remote } from '../api/index.ts';
 import { type DvceError, exitCodes, systemCode, toDvceError } from '../base/errors.ts';
 import { nearest } from '../base/nearest.ts';
 import type { MakeContext } from './context.ts';
@@ -44,12 +44,23 @@ async function outputOf(globals: Globals): Promise<Output> {
   });
 }
 
+/** Another host's agent, when one is named; its file is read only then. */
+async function remoteOf(
+  given: unknown,
+  environment: NodeJS.ProcessEnv,
+): Promise<Remote | undefined> {
+  if (given === undefined && (environment['DVCE_CONTEXT'] ?? '') === '') return undefined;
+  return (await import('./contexts.ts')).contextOf(given, environment);
+}
+
 const contextMaker =
   (environment: NodeJS.ProcessEnv): MakeContext =>
   async (globals, dryRun = false, warn = true) => {
     const output = await outputOf(globals);
     const { dataDirectory, socketPath, problems } = await placeOf(globals['dataDir'], environment);
     if (warn) for (const { where, reason } of problems) output.note(`warning: ${where}: ${reason}`);
+    // Commands that have nothing to do with an agent must work without the one that is named.
+    const remote = warn ? await remoteOf(globals['context'], environment) : undefined;
     let api: ApiClient | undefined;
     return {
       dataDirectory,
@@ -57,6 +68,7 @@ const contextMaker =
       get api() {
         api ??= new ApiClient(socketPath, {
           dryRun,
+          remote,
           ...(globals['debug'] === true ? { trace: (line) => output.error(`debug: ${line}`) } : {}),
         });
         return api;
@@ -132,6 +144,11 @@ function report(error: unknown, words: readonly string[]): number {
   return known.exitCode;
 }
 
+function release(): string {
+  const text = readFileSync(join(programRoot, 'package.json'), 'utf8');
+  return (JSON.parse(text) as { version: string }).version;
+}
+
 export async function runCli(
   words: readonly string[],
   environment: NodeJS.ProcessEnv,
@@ -147,13 +164,21 @@ export async function runCli(
     throw error;
   });
   if (words[0] === '--version') {
-    const text = readFileSync(join(programRoot, 'package.json'), 'utf8');
-    process.stdout.write(`${(JSON.parse(text) as { version: string }).version}\n`);
+    process.stdout.write(`${release()}\n`);
     return;
   }
   if (words[0] === '__complete') {
     const { complete } = await import('./complete.ts');
     await complete(words.slice(1), makeContext);
+    return;
+  }
+  if (words[0] === 'man') {
+    const { man } = await import('./man.ts');
+    try {
+      man(words.slice(1), release(), (text) => process.stdout.write(text));
+    } catch (error) {
+      process.exitCode = report(error, words);
+    }
     return;
   }
   const program = buildProgram((invocation) => execute(makeContext, invocation), {

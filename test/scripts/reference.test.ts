@@ -2,6 +2,7 @@
 import { readFileSync } from 'node:fs';
 import t from 'tap';
 import { cliPage } from '../../scripts/reference/cli.ts';
+import { configPage, configSchemaDocument } from '../../scripts/reference/config.ts';
 import { openApiDocument } from '../../scripts/reference/openapi.ts';
 import { errorsPage, limitsPage } from '../../scripts/reference/tables.ts';
 import { namedSchemas } from '../../src/api/schema/index.ts';
@@ -14,6 +15,8 @@ const hint = 'out of date: node scripts/reference.ts';
 
 t.test('the pages are up to date', async (t) => {
   t.equal(read('cli.md'), cliPage(), hint);
+  t.equal(read('config.md'), configPage(), hint);
+  t.equal(read('dvce-config.schema.json'), configSchemaDocument(), hint);
   t.equal(read('errors.md'), errorsPage(), hint);
   t.equal(read('limits.md'), limitsPage(), hint);
   t.equal(read('openapi.json'), await openApiDocument(), hint);
@@ -41,7 +44,7 @@ t.test('commands both ways', async (t) => {
   const sections = [...read('cli.md').matchAll(/^### (dvce .*)$/gm)].map((match) => match[1]);
   t.strictSame(sections, [
     ...nouns.flatMap(({ name, commands }) => commands.map((one) => `dvce ${name} ${one.name}`)),
-    ...singles.map(({ name }) => `dvce ${name}`),
+    ...singles.filter(({ hidden }) => hidden !== true).map(({ name }) => `dvce ${name}`),
   ]);
 });
 

@@ -66,6 +66,7 @@ async function follow(
   for (;;) {
     try {
       await listen(context, place, types, signal, hear);
+      if (signal.aborted) throw signal.reason;
       output.note('The stream was cut; listening again.');
     } catch (error) {
       if (signal.aborted) throw signal.reason;

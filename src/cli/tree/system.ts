@@ -1,4 +1,4 @@
-import type { CommandSpec, NounSpec } from '../spec.ts';
+import type { CommandSpec, NounSpec, OptionSpec } from '../spec.ts';
 import * as option from './options.ts';
 
 const processes = () => import('../commands/processes.ts');
@@ -6,6 +6,17 @@ const system = () => import('../commands/system.ts');
 const operation = () => import('../commands/operation.ts');
 
 const id = { name: '<id>', text: 'id of the operation', names: 'operation' } as const;
+
+/** Also settings: api.listen, api.cert_file, api.key_file. */
+const doorOptions: readonly OptionSpec[] = [
+  { flags: '--api-listen <address>', text: 'serve the API over HTTPS, too, at HOST:PORT' },
+  {
+    flags: '--api-cert-file <file>',
+    text: 'certificate for it; one that signs itself is made when not given',
+    names: 'file',
+  },
+  { flags: '--api-key-file <file>', text: 'key of that certificate', names: 'file' },
+];
 
 const blockdOptions = { name: '[options...]', text: 'options of blockd' } as const;
 
@@ -76,7 +87,7 @@ export const single: readonly CommandSpec[] = [
     summary: 'start the agent in the background and wait until it answers',
     details: 'What follows -- is handed to blockd when it has to be started (see: dvce blockd).',
     arguments: [blockdOptions],
-    options: [option.timeout],
+    options: [option.timeout, ...doorOptions],
     examples: ['dvce up', 'dvce up --timeout 1m', 'dvce up -- --journal-bytes 256MiB'],
     run: async () => (await processes()).up,
   },
@@ -123,6 +134,7 @@ export const single: readonly CommandSpec[] = [
     summary: 'run the agent in the foreground',
     details: 'What follows -- is handed to blockd when it has to be started (see: dvce blockd).',
     arguments: [blockdOptions],
+    options: doorOptions,
     examples: ['dvce agent', 'dvce agent --data-dir /srv/dvce -- --journal-bytes 256MiB'],
     run: async () => (await processes()).agent,
   },
