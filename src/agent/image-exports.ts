@@ -48,8 +48,10 @@ export interface BegunExport {
   readonly content: Readable;
 }
 
-/** The stream ends well only when the export did: a process that dies only closes its end. */
-function ending(from: Readable, whole: Promise<void>): Readable {
+/**
+ * The stream ends well only when the export did: a process that dies only closes its end. `gone`: whoever read it has left.
+ */
+function ending(from: Readable, whole: Promise<void>, gone: () => void): Readable {
   const to = new Transform({
     transform: (chunk, _encoding, done) => done(null, chunk),
     flush: (done) => {
@@ -57,7 +59,10 @@ function ending(from: Readable, whole: Promise<void>): Readable {
     },
   });
   from.on('error', (error) => to.destroy(error));
-  to.on('close', () => from.destroy());
+  to.on('close', () => {
+    if (!to.readableEnded) gone();
+    from.destroy();
+  });
   return from.pipe(to);
 }
 
@@ -97,7 +102,9 @@ export class ImageExports {
         mayCancel: true,
         work: async (handle) => {
           try {
-            const begun = (from: Readable): void => content.resolve(ending(from, whole.promise));
+            const gone = (): void => this.#cancel(handle.id);
+            const begun = (from: Readable): void =>
+              content.resolve(ending(from, whole.promise, gone));
             const result = await this.#export({ ...order, path }, handle, begun);
             whole.resolve();
             return result;
@@ -138,6 +145,11 @@ export class ImageExports {
     } finally {
       if (isTemporary) await this.#drop(path, snapshot);
     }
+  }
+
+  #cancel(id: string): void {
+    const { operations } = this.#options;
+    if (operations.get(id).status === 'running') operations.cancel(id);
   }
 
   async #source(

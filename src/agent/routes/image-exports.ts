@@ -8,7 +8,7 @@ import { answers, pathParams, type Server } from './types.ts';
 const sparseType = 'application/vnd.dvce.sparse';
 const binary = Type.String({ format: 'binary' });
 
-export function imageExportRoutes(server: Server, { imageExports, operations }: Agent): void {
+export function imageExportRoutes(server: Server, { imageExports }: Agent): void {
   server.get(
     '/v1/volumes/:path/content',
     {
@@ -38,15 +38,8 @@ export function imageExportRoutes(server: Server, { imageExports, operations }: 
     async ({ params: { path }, query }, reply) => {
       const { snapshot, format = 'raw', framing = 'plain' } = query;
       const { operation, content } = await imageExports.begin({ path, snapshot, format, framing });
-      const { id } = operation;
-      // Whoever asked has gone: nobody else can read the rest.
-      reply.raw.once('close', () => {
-        content.destroy();
-        if (!reply.raw.writableFinished && operations.get(id).status === 'running')
-          operations.cancel(id);
-      });
       return reply
-        .header('location', urls.operation(id))
+        .header('location', urls.operation(operation.id))
         .type(framing === 'sparse' ? sparseType : 'application/octet-stream')
         .send(content);
     },
