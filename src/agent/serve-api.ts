@@ -70,6 +70,7 @@ async function open(
     const where = parseListen(api.listen);
     const shown = await identification(api, layout.tls, where.host, random, clock.wallMs());
     consoles(await doors.openRemote(where, shown, handler));
+    agent.tokens.door = { listen: api.listen, fingerprint: shown.fingerprint };
     logger.info({ ...where, fingerprint: shown.fingerprint }, 'the API answers over HTTPS');
   }
   consoles(await doors.openViewer(layout.viewerSocket, handler));

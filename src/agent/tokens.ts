@@ -19,7 +19,7 @@ import { chmod, open, readFile, rename } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { Ajv } from 'ajv';
 import Type, { type Static } from 'typebox';
-import type { Token } from '../api/index.ts';
+import type { Token, TokenSecret } from '../api/index.ts';
 import {
   type Clock,
   checkName,
@@ -67,6 +67,8 @@ export class Tokens {
   #tokens: KeptToken[] = [];
   #writing: Promise<void> = Promise.resolve();
   #toldMs = 0;
+  /** Where tokens are good for, when there is such a door. */
+  door: TokenSecret['door'] = null;
 
   private constructor(options: TokensOptions) {
     this.#options = options;
@@ -111,7 +113,7 @@ export class Tokens {
     readonly name: string;
     readonly grants: readonly Grant[];
     readonly expiresMs?: number | undefined;
-  }): Promise<{ token: Token; secret: string }> {
+  }): Promise<TokenSecret> {
     const { random, clock } = this.#options;
     const name = checkName(request.name);
     const grants = request.grants.map(({ role, path }) => ({ role, path: grantPath(path) }));
@@ -150,7 +152,7 @@ export class Tokens {
       this.#tokens = this.#tokens.filter((one) => one.id !== id);
       throw error;
     }
-    return { token: this.#view(token), secret };
+    return { token: this.#view(token), secret, door: this.door };
   }
 
   /** From the moment when this is called the token is refused. */

@@ -8,6 +8,7 @@ import { DvceError } from '../base/errors.ts';
 import { limits } from '../base/limits.ts';
 import { HttpClient, type RequestOptions, type Transport } from './client.ts';
 import type {
+  AuditEntry,
   Capacity,
   CatalogueImage,
   Doctor,
@@ -32,6 +33,9 @@ import type {
   SnapshotSetCreate,
   SnapshotUpdate,
   Status,
+  Token,
+  TokenCreate,
+  TokenSecret,
   TrashedVolume,
   Usage,
   Vm,
@@ -264,6 +268,14 @@ export class ApiClient {
     create: (body: NetworkCreate) => this.#send<Network>('POST', '/v1/networks', body),
     delete: (name: string) => this.#send<void>('DELETE', urls.network(name)),
   };
+
+  readonly tokens = {
+    list: async () => (await this.#get<{ tokens: Token[] }>('/v1/tokens')).tokens,
+    get: (name: string) => this.#get<Token>(urls.token(name)),
+    create: (body: TokenCreate) => this.#send<TokenSecret>('POST', '/v1/tokens', body),
+    revoke: (name: string) => this.#send<void>('DELETE', urls.token(name)),
+  };
+  readonly audit = async () => (await this.#get<{ entries: AuditEntry[] }>('/v1/audit')).entries;
 
   readonly operations = {
     list: async (query: { status?: Operation['status']; kind?: string } = {}) =>

@@ -1,10 +1,11 @@
 /** Start the other processes of dvce: in place of this one, in the background, or for one answer. */
 import { spawn } from 'node:child_process';
 import { closeSync, mkdirSync, openSync } from 'node:fs';
-import { join } from 'node:path';
+import { join, resolve } from 'node:path';
 import type { Doctor, Shutdown } from '../api/index.ts';
 import { DvceError, type ErrorCode, type ErrorContext, exitCodes } from '../base/errors.ts';
 import type { Context } from './context.ts';
+import type { Given } from './spec.ts';
 
 /** `.ts` in a checkout, `.js` in the installed package. */
 const extension = import.meta.url.endsWith('.ts') ? '.ts' : '.js';
@@ -16,6 +17,15 @@ const entryOf = (context: Context, name: string): string =>
 /** For the agent: a socket that is not in its data directory. */
 export const socketOption = ({ dataDirectory, socketPath }: Context): readonly string[] =>
   socketPath === join(dataDirectory, 'run/agent.sock') ? [] : ['--api-socket', socketPath];
+
+/** For the agent: the door to other hosts. */
+export const doorOptions = (given: Given): readonly string[] =>
+  ['apiListen', 'apiCertFile', 'apiKeyFile'].flatMap((name) => {
+    const value = given.text(name);
+    const flag = `--${name.replaceAll(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`;
+    // The agent in the background works in another directory.
+    return value === undefined ? [] : [flag, name.endsWith('File') ? resolve(value) : value];
+  });
 
 const quiet = '--disable-warning=ExperimentalWarning';
 
@@ -49,7 +59,11 @@ export interface Started {
 }
 
 /** Start the agent so that it outlives this process. It keeps a log; what it prints is the reason of a failed start. */
-export function startAgent(context: Context, blockdOptions: readonly string[]): Started {
+export function startAgent(
+  context: Context,
+  options: readonly string[],
+  blockdOptions: readonly string[],
+): Started {
   const directory = join(context.dataDirectory, 'log');
   mkdirSync(directory, { recursive: true, mode: 0o750 });
   const logPath = join(directory, 'agent-start.log');
@@ -66,6 +80,7 @@ export function startAgent(context: Context, blockdOptions: readonly string[]): 
         '--log',
         join(directory, 'agent.log'),
         ...socketOption(context),
+        ...options,
         '--',
         ...blockdOptions,
       ],

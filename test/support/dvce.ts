@@ -76,6 +76,7 @@ export class Dvce {
         NO_COLOR: '1',
         PATH: `${join(projectRoot, 'bin')}:${process.env['PATH']}`,
         DVCE_DATA_DIR: this.data,
+        XDG_CONFIG_HOME: join(this.directory, 'config'),
         ...this.#environment,
         ...options.environment,
       },

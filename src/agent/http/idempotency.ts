@@ -12,6 +12,7 @@
  *   (ALREADY_EXISTS), because everything that a POST makes has a name; nothing is made twice.
  */
 import { createHash } from 'node:crypto';
+import { mkdir } from 'node:fs/promises';
 import { ClassicLevel } from 'classic-level';
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import { type Clock, DvceError, type Logger, limits, toDvceError } from '../../base/index.ts';
@@ -145,6 +146,7 @@ export class IdempotencyKeys {
 }
 
 async function openLevel(directory: string): Promise<ClassicLevel<string, Kept>> {
+  await mkdir(directory, { recursive: true, mode: 0o700 });
   const level = new ClassicLevel<string, Kept>(directory, { valueEncoding: 'json' });
   await level.open();
   return level;

@@ -49,6 +49,15 @@ export const TokenSecret = Type.Object(
   {
     token: ref(Token),
     secret: Type.String({ description: 'The token itself. It is shown only here.' }),
+    door: nullable(
+      Type.Object({
+        listen: Type.String({ description: 'host:port' }),
+        fingerprint: Type.String({
+          description: 'SHA-256 of the certificate that is shown there.',
+        }),
+      }),
+      { description: 'Where tokens are good for; null while the agent listens to no network.' },
+    ),
   },
   { $id: 'TokenSecret' },
 );

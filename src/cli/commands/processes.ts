@@ -9,7 +9,14 @@ import { limits } from '../../base/limits.ts';
 import { formatDuration } from '../../base/units.ts';
 import type { Context } from '../context.ts';
 import { printPlan } from '../plan.ts';
-import { become, type Started, socketOption, startAgent, stopRemains } from '../processes.ts';
+import {
+  become,
+  doorOptions,
+  type Started,
+  socketOption,
+  startAgent,
+  stopRemains,
+} from '../processes.ts';
 import type { Run } from '../spec.ts';
 
 const pollMs = 50;
@@ -17,7 +24,12 @@ const pollMs = 50;
 const pause = (): Promise<void> => after(pollMs);
 
 export const agent: Run = async (context, given) =>
-  become(context, 'agent/main', [...socketOption(context), '--', ...given.rest()]);
+  become(context, 'agent/main', [
+    ...socketOption(context),
+    ...doorOptions(given),
+    '--',
+    ...given.rest(),
+  ]);
 export const blockd: Run = async (context, given) => become(context, 'blockd/main', given.rest());
 
 /** The status of the agent, or undefined when none answers. */
@@ -41,7 +53,7 @@ export const up: Run = async (context, given) => {
     return printPlan(output, [
       { action: 'start', object: 'agent', note: `on ${context.dataDirectory}` },
     ]);
-  const started = startAgent(context, given.rest());
+  const started = startAgent(context, doorOptions(given), given.rest());
   const timeoutMs = given.number('timeout') ?? limits.agentStartMs;
   const end = systemClock.monotonicMs() + timeoutMs;
   for (;;) {

@@ -1,6 +1,7 @@
 /** The whole command tree. */
 import { formats } from '../output.ts';
 import type { CommandSpec, NounSpec, OptionSpec } from '../spec.ts';
+import { audit, context, tokens } from './access.ts';
 import { config } from './config.ts';
 import { daily } from './daily.ts';
 import { image } from './image.ts';
@@ -23,12 +24,19 @@ export const nouns: readonly NounSpec[] = [
   vm,
   network,
   op,
+  tokens,
+  audit,
+  context,
   config,
 ];
 export const singles: readonly CommandSpec[] = [...daily, ...single, ...support];
 
 /** Options that every command takes. */
 export const globalOptions: readonly OptionSpec[] = [
+  {
+    flags: '--context <name>',
+    text: 'agent of another host, as named by "dvce context add" (DVCE_CONTEXT)',
+  },
   {
     flags: '--data-dir <dir>',
     text: 'directory of the agent (DVCE_DATA_DIR; /var/lib/dvce for root)',

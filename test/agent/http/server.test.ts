@@ -4,7 +4,7 @@ import { type Identity, localAdmin } from '../../../src/agent/access.ts';
 import { Doors } from '../../../src/agent/http/doors.ts';
 import { buildServer } from '../../../src/agent/index.ts';
 import { DvceError, limits, silentLogger } from '../../../src/base/index.ts';
-import { agentOnFakes } from '../../support/agent-on-fakes.ts';
+import { servedAgentOnFakes } from '../../support/agent-on-fakes.ts';
 
 const alive = setInterval(() => {}, 1000);
 t.teardown(() => clearInterval(alive));
@@ -14,7 +14,7 @@ const json = { 'content-type': 'application/json' };
 const size = 1024 ** 2;
 
 t.test('every refusal of HTTP is a problem document', async (t) => {
-  const { server } = await agentOnFakes(t);
+  const { server } = await servedAgentOnFakes(t);
   const cases: readonly (readonly [Method, string, Record<string, string>, string, number])[] = [
     ['GET', '/', {}, '', 404],
     ['GET', '/v1/nothing/at/all', {}, '', 404],
@@ -53,7 +53,7 @@ t.test('every refusal of HTTP is a problem document', async (t) => {
 });
 
 t.test('lists come in pages, objects in parts', async (t) => {
-  const { server, blockd } = await agentOnFakes(t);
+  const { server, blockd } = await servedAgentOnFakes(t);
   for (const name of ['c', 'a', 'b'])
     blockd.add(`/${name}`, { tier: name === 'b' ? 'gold' : 'tin' });
   const get = async (url: string) => (await server.inject({ method: 'GET', url })).json();
@@ -69,7 +69,7 @@ t.test('lists come in pages, objects in parts', async (t) => {
 });
 
 t.test('a change is made to what its author looked at', async (t) => {
-  const { server, blockd } = await agentOnFakes(t);
+  const { server, blockd } = await servedAgentOnFakes(t);
   blockd.add('/a');
   const url = '/v1/volumes/a';
   const tag = async (): Promise<string> =>
@@ -98,7 +98,7 @@ t.test('a change is made to what its author looked at', async (t) => {
 });
 
 t.test('of many changes with the same tag one is made', async (t) => {
-  const { server, blockd } = await agentOnFakes(t);
+  const { server, blockd } = await servedAgentOnFakes(t);
   blockd.add('/a');
   const url = '/v1/volumes/a';
   const { etag } = (await server.inject({ method: 'GET', url })).headers;
@@ -112,7 +112,7 @@ t.test('of many changes with the same tag one is made', async (t) => {
 });
 
 t.test('a key gives the first answer again, also after a restart of the agent', async (t) => {
-  const first = await agentOnFakes(t);
+  const first = await servedAgentOnFakes(t);
   const create = (server: typeof first.server, key: string, path: string) =>
     server.inject({
       method: 'POST',
@@ -149,13 +149,13 @@ t.test('a key gives the first answer again, also after a restart of the agent', 
   t.ok(duplicates.every(({ statusCode }) => statusCode === 201));
   t.equal(first.blockd.calls.filter((call) => call === 'volume.create /e').length, 1);
   await first.close();
-  const second = await agentOnFakes(t, { root: first.root });
+  const second = await servedAgentOnFakes(t, { root: first.root });
   t.match(await create(second.server, 'k1', '/a'), { statusCode: 201, body: made.body });
   t.strictSame(second.blockd.calls, [], 'nothing ran again');
 });
 
 t.test('narrow grants see and change what is theirs, and nothing by another name', async (t) => {
-  const { agent, blockd } = await agentOnFakes(t);
+  const { agent, blockd } = await servedAgentOnFakes(t);
   let identity: Identity = localAdmin;
   // A server of the same agent, told who asks.
   const doors = new Doors(agent.tokens, silentLogger);
