@@ -1,10 +1,10 @@
 #!/bin/bash
 # Builds a small, real Linux disk image from Debian packages, without loop devices or mounts:
 #
-#   scripts/demo-image.sh [--dir DIRECTORY] [--force] [--qcow2]
+#   scripts/demo-image.sh [--dir DIRECTORY] [--force] [--qcow2] [--agent]
 #
 # prints the path of the image (DIRECTORY/demo.raw, or demo.qcow2) as its only line on standard output. A second run finds
-# the finished image and does nothing. DIRECTORY is .vm in the checkout unless given.
+# the finished image and does nothing. DIRECTORY is .vm in the checkout unless given. With --agent the QEMU guest agent runs in it.
 #
 #   sector 0        MBR: syslinux' mbr.bin and the partition table
 #   1 MiB .. 33     partition 1, FAT16, active: syslinux, the Debian cloud kernel, a small initramfs
@@ -18,11 +18,13 @@ guest=$here/demo-guest
 directory=$here/../.vm
 force=
 format=raw
+agent=
 while [ $# -gt 0 ]; do
   case $1 in
     --dir) directory=${2:?--dir needs a directory}; shift 2 ;;
     --force) force=1; shift ;;
     --qcow2) format=qcow2; shift ;;
+    --agent) agent=-agent; shift ;;
     -h|--help) sed -n '2,8s/^# \{0,1\}//p' "$0"; exit 0 ;;
     *) echo "demo-image.sh: unknown argument $1; see --help" >&2; exit 64 ;;
   esac
@@ -34,7 +36,7 @@ say() { printf '%s\n' "$*" >&2; }
 
 # The image depends on what builds it: a changed recipe is a changed name, so an old cached image is never used for it.
 recipe=$(cat "$0" "$guest"/* | sha256sum | cut -c1-12)
-raw=$directory/demo-$recipe.raw
+raw=$directory/demo$agent-$recipe.raw
 
 # need COMMAND PACKAGE ...: installs the packages whose command is missing, once, when root on Debian.
 need() {
@@ -85,7 +87,7 @@ build() {
   cp /bin/busybox "$ram/bin/busybox"
   for name in sh mount umount insmod findfs usleep cat echo switch_root; do ln -s busybox "$ram/bin/$name"; done
   install -m 755 "$guest/initramfs-init" "$ram/init"
-  for name in virtio_pci virtio_blk virtio_net ext4 crc32c_generic button evdev; do
+  for name in virtio_pci virtio_blk virtio_net virtio_balloon virtio_console ext4 crc32c_generic button evdev; do
     modprobe -d "$work/kernel" -S "$version" --show-depends "$name" | awk '$1 == "insmod" { print $2 }'
   done | awk '!seen[$0]++' > "$work/modules"
   while read -r file; do
@@ -110,6 +112,8 @@ build() {
   echo 'root:x:0:' > "$root/etc/group"
   echo "export PATH=/bin:/sbin HOME=/root; cd /root; PS1='demo# '" > "$root/etc/profile"
 
+  [ -z "$agent" ] || add_agent "$root"
+
   # The disk.
   local disk=$work/disk.raw
   truncate -s 192M "$disk"
@@ -129,12 +133,29 @@ TABLE
   mv "$disk" "$raw"      # only a finished image ever has this name
 }
 
+# add_agent ROOT: the guest agent from its package, and the libraries that it names, from this host.
+add_agent() {
+  local root=$1 file
+  need /usr/lib/x86_64-linux-gnu/libglib-2.0.so.0 libglib2.0-0 /usr/lib/x86_64-linux-gnu/liburing.so.2 liburing2 \
+    /usr/lib/x86_64-linux-gnu/libnuma.so.1 libnuma1
+  mkdir "$work/agent"
+  chmod 755 "$work/agent"
+  (cd "$work/agent" && apt-get -q -o APT::Sandbox::User="$(id -un)" download qemu-guest-agent >/dev/null)
+  dpkg-deb -x "$work"/agent/*.deb "$work/agent/tree"
+  install -m 755 "$work/agent/tree/usr/sbin/qemu-ga" "$root/sbin/qemu-ga"
+  ldd "$root/sbin/qemu-ga" | grep -o '/[^ ]*' | while read -r file; do
+    mkdir -p "$root$(dirname "$file")"
+    cp -L "$file" "$root$file"
+  done
+  install -m 755 "$guest/shutdown" "$root/sbin/shutdown"
+}
+
 started=$SECONDS
 if [ -n "$force" ] || [ ! -s "$raw" ]; then
   build
   say "demonstration image built in $((SECONDS - started)) s: $(du -k "$raw" | cut -f1) KiB on disk"
 fi
-ln -sfn "$(basename "$raw")" "$directory/demo.raw"
+ln -sfn "$(basename "$raw")" "$directory/demo$agent.raw"
 if [ "$format" = raw ]; then echo "$raw"; exit 0; fi
 need qemu-img qemu-utils
 packed=${raw%.raw}.qcow2
@@ -142,5 +163,5 @@ if [ -n "$force" ] || [ ! -s "$packed" ]; then
   qemu-img convert -f raw -O qcow2 -c "$raw" "$packed.part"
   mv "$packed.part" "$packed"
 fi
-ln -sfn "$(basename "$packed")" "$directory/demo.qcow2"
+ln -sfn "$(basename "$packed")" "$directory/demo$agent.qcow2"
 echo "$packed"

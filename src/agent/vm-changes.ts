@@ -123,7 +123,11 @@ export class VmChanges {
     return table.operate(name, {
       kind: 'vm.attach',
       mayCancel: false,
-      check: async (document) => void planDisk(document, request),
+      check: async (document) => {
+        const { disk, make } = planDisk(document, request);
+        // A volume that is not there is told before anything is recorded.
+        if (make === null) await blockd.call('volume.get', { path: disk.path });
+      },
       work: async (document, handle) => {
         const plan = planDisk(document, request);
         const joining: VmDocumentDisk = { ...plan.disk, transit: 'joining' };

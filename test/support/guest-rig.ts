@@ -27,15 +27,19 @@ function onPath(tool: string): boolean {
   return path.split(':').some((directory) => existsSync(`${directory}/${tool}`));
 }
 
-let image: string | undefined;
+const images = new Map<string, string>();
 
-/** Path of the demonstration image, built at the first call. */
-export function demoImage(): string {
-  image ??= execFileSync(`${root}/scripts/demo-image.sh`, {
-    encoding: 'utf8',
-    stdio: ['ignore', 'pipe', 'inherit'],
-  }).trim();
-  return image;
+/** Path of the demonstration image, built at the first call; `--agent`: with the guest agent in it. */
+export function demoImage(...options: readonly '--agent'[]): string {
+  const key = options.join(' ');
+  const path =
+    images.get(key) ??
+    execFileSync(`${root}/scripts/demo-image.sh`, options, {
+      encoding: 'utf8',
+      stdio: ['ignore', 'pipe', 'inherit'],
+    }).trim();
+  images.set(key, path);
+  return path;
 }
 
 export const readyPattern = 'demo guest ready';
