@@ -34,24 +34,26 @@ export function seedOf(document: GuestFields): VmSeed | undefined {
   };
 }
 
-/** Version 2: every card by its MAC, with its address from its network, or by DHCP. */
+/**
+ * Version 2: every card by its MAC, with its address from its network, or by DHCP. Cards are named here, because what a guest
+ * without netplan writes (Debian: /etc/network/interfaces) goes by names.
+ */
 function networkConfig(document: GuestFields): string {
-  const ethernets = nicsOf(document).map(
-    ({ name, mac, address, prefix, gateway, nameservers = [] }) => [
+  const ethernets = nicsOf(document).map(({ mac, address, prefix, gateway, nameservers }, at) => {
+    const name = `eth${at}`;
+    const card = { match: { macaddress: mac }, 'set-name': name };
+    if (address === undefined) return [name, { ...card, dhcp4: true }];
+    return [
       name,
       {
-        match: { macaddress: mac },
-        ...(address === undefined
-          ? { dhcp4: true }
-          : {
-              dhcp4: false,
-              addresses: [`${address}/${prefix}`],
-              ...(gateway === undefined ? {} : { routes: [{ to: '0.0.0.0/0', via: gateway }] }),
-              ...(nameservers.length === 0 ? {} : { nameservers: { addresses: nameservers } }),
-            }),
+        ...card,
+        dhcp4: false,
+        addresses: [`${address}/${prefix}`],
+        ...(gateway === undefined ? {} : { routes: [{ to: '0.0.0.0/0', via: gateway }] }),
+        ...(nameservers === undefined ? {} : { nameservers: { addresses: nameservers } }),
       },
-    ],
-  );
+    ];
+  });
   return json({ version: 2, ethernets: Object.fromEntries(ethernets) });
 }
 

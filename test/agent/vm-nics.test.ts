@@ -71,19 +71,24 @@ t.test('a MAC address is of the VM, locally administered, and of nobody else', a
   t.not(second.nics[0]?.mac, macOf(id(2)));
 });
 
-t.test('two claims at once differ, also when one is released while the other reads', async (t) => {
+const wanted = [{ kind: 'network', network: 'lan' }] as const;
+
+t.test('a claim that is released while another reads the documents is still seen', async (t) => {
+  const begun = Promise.withResolvers<void>();
   const reading = Promise.withResolvers<void>();
   let reads = 0;
   const { documents, nics } = pool({
     before: async () => {
       reads += 1;
-      if (reads === 2) await reading.promise;
+      if (reads < 2) return;
+      begun.resolve();
+      await reading.promise;
     },
   });
-  const wanted = [{ kind: 'network', network: 'lan' }] as const;
   const first = await nics.claim(id(1), wanted);
   const second = nics.claim(id(1), wanted);
-  // The first one's document is stored after the second one has read the documents.
+  await begun.promise;
+  // The second one has read the documents, and the first one's is stored only now.
   documents.push({ id: id(1), name: 'a', nics: first.nics });
   first.release();
   reading.resolve();
@@ -91,6 +96,14 @@ t.test('two claims at once differ, also when one is released while the other rea
   const [b] = (await second).nics;
   t.not(b?.mac, a?.mac);
   t.strictSame([a?.address, b?.address], ['10.0.0.1', '10.0.0.3'], 'the gateway is left out');
+});
+
+t.test('of two claims at once the second sees the first', async (t) => {
+  const { nics } = pool({ before: () => new Promise((wake) => setImmediate(wake)) });
+  const claims = await Promise.all([nics.claim(id(1), wanted), nics.claim(id(1), wanted)]);
+  const [a, b] = claims.map((claim) => claim.nics[0]);
+  t.not(b?.mac, a?.mac);
+  t.not(b?.address, a?.address);
 });
 
 t.test(
