@@ -20,6 +20,7 @@ export function familyOf(path: string): Family | undefined {
     volumes: 'volume',
     trash: 'volume',
     clones: 'volume',
+    'snapshot-sets': 'snapshot',
     images: 'image',
     vms: 'vm',
     networks: 'network',

@@ -5,7 +5,7 @@
 
 import type { HealthCause, Vm } from '../api/index.ts';
 import { urls } from '../api/index.ts';
-import { type CauseCode, causeTable } from '../api/schema/health.ts';
+import { type CauseCode, causeTable } from '../api/schema/index.ts';
 import { formatDuration, formatSize, limits } from '../base/index.ts';
 import type { BlockdMetrics } from '../blockd/index.ts';
 

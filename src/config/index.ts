@@ -19,6 +19,6 @@ export {
   secretFile,
   strayVariables,
 } from './configuration.ts';
-export { type SettingName, settingList, settings, variableOf } from './settings.ts';
-export { configurationFiles, defaultConfigurationPath, type Problem } from './source.ts';
+export { type SettingName, settingList } from './settings.ts';
+export type { Problem } from './source.ts';
 export { type SettingValue, writeValue } from './values.ts';

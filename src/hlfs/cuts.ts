@@ -24,7 +24,7 @@ import {
 } from '../base/index.ts';
 import type { RequestQueue } from './request-queue.ts';
 import type { SnapshotDocument } from './schema.ts';
-import type { SnapshotOptions } from './volume-api.ts';
+import type { SetCuts, SnapshotOptions } from './volume-api.ts';
 import type { OnRoot, WriteLayers } from './write-layers.ts';
 
 type Root = { readonly number: number; readonly checksum: number };
@@ -59,7 +59,7 @@ export interface CutsOptions {
 
 const never = (): Promise<Root> => new Promise(() => {});
 
-export class Cuts {
+export class Cuts implements SetCuts {
   readonly #options: CutsOptions;
   /** Roots of snapshots whose document is not written yet. */
   readonly #unnamed = new Set<number>();

@@ -22,7 +22,6 @@ export {
   deleteVolume,
   discardVolume,
   listTrash,
-  readTrashed,
   restoreVolume,
   type TrashedVolume,
   trashVolume,
@@ -37,7 +36,7 @@ export {
   type RootRanges,
   rollbackVolume,
 } from './forks.ts';
-export { type InUse, isAt, isUsable, requireHead, volumeIds } from './heads.ts';
+export { type InUse, isAt, isUsable, requireHead } from './heads.ts';
 export { rootDirectory, type VolumeRecord } from './names.ts';
 export { listPlaces, type Named } from './names-walk.ts';
 export { type ReclaimLog, reap, reapVolume } from './reaper.ts';

@@ -3,7 +3,6 @@
  * snapshots, growth, activity. `Volume` (volume.ts) implements it.
  */
 import type { DvceError, LogId, SnapshotName, VolumeId } from '../base/index.ts';
-import type { Cuts } from './cuts.ts';
 import type { SetReference, SnapshotDocument } from './schema.ts';
 
 export interface RequestOrigin {
@@ -80,13 +79,27 @@ export interface VolumeStatistics {
   readonly writtenBytes: number;
 }
 
+/** The part of one volume in a snapshot set (G5); `token` names the set. */
+export interface SetCuts {
+  hold(token: string): void;
+  mark(token: string): void;
+  /** @returns whether it was held without a break, with the mark in it */
+  release(token: string): boolean;
+  documentOfCut(
+    token: string,
+    name: SnapshotName,
+    options: SnapshotOptions,
+  ): Promise<SnapshotDocument>;
+  drop(token: string): void;
+}
+
 export interface OpenVolume extends BlockReader {
   readonly id: VolumeId;
   readonly log: LogId;
   /** Cut at this instant: contains every write acknowledged before the call, none that was sent after it resolved. */
   snapshot(name: SnapshotName, options: SnapshotOptions): Promise<SnapshotDocument>;
   /** Cuts of several volumes at one instant (cuts.ts). */
-  readonly cuts: Pick<Cuts, 'hold' | 'mark' | 'release' | 'documentOfCut' | 'drop'>;
+  readonly cuts: SetCuts;
   /** The head already has the new size (G6). */
   grow(sizeBytes: number): void;
   statistics(): VolumeStatistics;

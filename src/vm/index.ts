@@ -11,7 +11,6 @@
  *   qmp.ts        control protocol    lines.ts           processes.ts   pid and start time, spawn, kill
  *                                                        console-log.ts the log that is always kept
  */
-export { cpuModels } from './arguments.ts';
 export { cgroupAdvice, sharesRefused } from './cgroup.ts';
 export * from './driver.ts';
 export type { GuestInterface } from './guest-agent.ts';

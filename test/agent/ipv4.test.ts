@@ -20,7 +20,10 @@ t.test('addresses', async (t) => {
 
 t.test('subnets', async (t) => {
   t.match(parseSubnet('10.0.0.0/24'), { prefix: 24 });
-  t.throws(() => parseSubnet('10.0.0.5/24'), { code: 'INVALID_ARGUMENT', advice: 'Give 10.0.0.0/24.' });
+  t.throws(() => parseSubnet('10.0.0.5/24'), {
+    code: 'INVALID_ARGUMENT',
+    advice: 'Give 10.0.0.0/24.',
+  });
   for (const text of [
     '10.0.0.0',
     '10.0.0.0/',

@@ -10,9 +10,9 @@ import {
   secretFile,
   settingList,
   strayVariables,
-  variableOf,
 } from '../../src/config/index.ts';
 import { configurationSchema } from '../../src/config/schema.ts';
+import { variableOf } from '../../src/config/settings.ts';
 
 function folder(t: Test, files: Readonly<Record<string, string>>): string {
   const directory = mkdtempSync('/tmp/dvce-config-');

@@ -369,7 +369,10 @@ t.test(
       );
       const status = await dvce.cli('status -o json');
       t.equal(status.code, codeOf.unhealthy);
-      t.match(JSON.parse(status.stdout), { health: 'degraded', causes: [{ code: 'VM_CRASHED', object: '/v1/vms/web1' }] });
+      t.match(JSON.parse(status.stdout), {
+        health: 'degraded',
+        causes: [{ code: 'VM_CRASHED', object: '/v1/vms/web1' }],
+      });
       await dvce.ok('snapshot rollback /web1@good --yes');
       t.match(await dvce.ok('vm stop web1'), /is stopped/);
     });

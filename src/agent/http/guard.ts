@@ -20,7 +20,7 @@ import {
   pathOf,
   type Role,
 } from '../access.ts';
-import type { Agent } from '../agent.ts';
+import type { Operations } from '../operations.ts';
 import { inTheNameOf } from '../requestor.ts';
 import type { Server } from '../routes/types.ts';
 import { isJudged, needsOfBody } from './body-needs.ts';
@@ -34,6 +34,11 @@ declare module 'fastify' {
     /** The answer has a secret in it: it is kept nowhere. */
     secretAnswer?: boolean;
   }
+}
+
+/** What is looked up to judge a request. */
+interface Asked {
+  readonly operations: Pick<Operations, 'get'>;
 }
 
 /** By which door a request came, and who that makes of it. */
@@ -55,7 +60,7 @@ export const nameOf = (request: FastifyRequest): string =>
 export const roleOfRoute = (request: FastifyRequest): Role =>
   request.routeOptions.config?.role ?? (request.method === 'GET' ? 'viewer' : 'operator');
 
-export function guard(server: Server, agent: Agent, identify: Identify = () => localAdmin): void {
+export function guard(server: Server, agent: Asked, identify: Identify = () => localAdmin): void {
   server.addHook('onRequest', async (request) => {
     if (request.routeOptions.config?.isOpen === true) return;
     const identity = identify(request.raw);
@@ -103,7 +108,7 @@ function needOfUrl(pattern: string, request: FastifyRequest): Need | 'the items 
 }
 
 /** What the operation and the body say. */
-function refuse(request: FastifyRequest, identity: Identity, agent: Agent): void {
+function refuse(request: FastifyRequest, identity: Identity, agent: Asked): void {
   const role = roleOfRoute(request);
   const pattern = request.routeOptions.url;
   if (pattern === undefined || (mayEverywhere(identity, role) && !identity.remote)) return;
@@ -117,7 +122,7 @@ function refuse(request: FastifyRequest, identity: Identity, agent: Agent): void
 }
 
 function demandOperation(
-  agent: Agent,
+  agent: Asked,
   identity: Identity,
   id: string,
   role: Role,

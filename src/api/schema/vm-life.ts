@@ -2,7 +2,6 @@
 import Type, { type Static } from 'typebox';
 import { limits } from '../../base/limits.ts';
 import { closed, labels, nameText, nullable, pathText, sizeBytes, word } from './common.ts';
-import { NicRequest } from './guest.ts';
 
 const cpus = Type.Integer({ minimum: 1, maximum: limits.vmCpusMax });
 const startOrder = Type.Integer({
@@ -75,8 +74,6 @@ export const VmAttachDisk = Type.Object(
   closed,
 );
 export type VmAttachDisk = Static<typeof VmAttachDisk>;
-
-export const VmAttachNic = NicRequest;
 
 export const VmReboot = Type.Object(
   {
