@@ -38,9 +38,10 @@ t.test(
     t.strictSame(JSON.parse(seed?.networkConfig ?? ''), {
       version: 2,
       ethernets: {
-        card0: { match: { macaddress: '52:54:00:00:00:01' }, dhcp4: true },
-        card1: {
+        eth0: { match: { macaddress: '52:54:00:00:00:01' }, 'set-name': 'eth0', dhcp4: true },
+        eth1: {
           match: { macaddress: '52:54:00:00:00:02' },
+          'set-name': 'eth1',
           dhcp4: false,
           addresses: ['10.0.0.5/24'],
           routes: [{ to: '0.0.0.0/0', via: '10.0.0.1' }],
