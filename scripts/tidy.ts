@@ -52,7 +52,7 @@ export const bans: readonly Ban[] = [
   },
   {
     name: 'setTimeout',
-    pattern: /\b(setTimeout|setInterval|setImmediate)\s*\(/g,
+    pattern: /(?<![.\w])(setTimeout|setInterval|setImmediate)\s*\(/g,
     instead: 'use the injected Timers',
     allowed: { 'src/base/clock.ts': 'is the system timers' },
   },
@@ -66,7 +66,13 @@ export const bans: readonly Ban[] = [
     name: 'process.env',
     pattern: /\bprocess\.env\b/g,
     instead: 'take a setting from the configuration',
-    allowed: { 'src/cli/main.ts': start, 'src/agent/main.ts': start, 'src/blockd/main.ts': start },
+    allowed: {
+      'src/cli/main.ts': start,
+      'src/agent/main.ts': start,
+      'src/blockd/main.ts': start,
+      'src/agent/log-file.ts': 'asks whether its output is the journal of systemd',
+      'src/blockd/process-log.ts': 'asks whether its output is the journal of systemd',
+    },
   },
   {
     name: 'exec',
@@ -81,6 +87,9 @@ export const linesMax = 400;
 /** Files of src/ that are longer than the limit, with the reason why they are one idea. */
 export const longFiles: Readonly<Record<string, string>> = {
   'src/base/limits.ts': 'is one table',
+  'src/base/errors.ts': 'is one table',
+  'src/agent/schedules.ts':
+    'a run from its due time to its record; to be parted when retention grows',
   'src/hlfs/map.ts': 'finding, changing and storing work on the same private pages',
   'src/nbd/handshake.ts': 'is one state machine with a case for each option',
 };

@@ -39,7 +39,7 @@ const node = process.execPath;
 export const suites: readonly Suite[] = [
   {
     name: 'checks',
-    budgetSeconds: 90,
+    budgetSeconds: 60,
     limitSeconds: 90,
     jobs: 2,
     before: [
@@ -69,21 +69,21 @@ export const suites: readonly Suite[] = [
   },
   {
     name: 'unit',
-    budgetSeconds: 240,
+    budgetSeconds: 190,
     limitSeconds: 90,
     jobs: 2,
     files: ['test/**/*.test.ts'],
   },
   {
     name: 'contract',
-    budgetSeconds: 40,
+    budgetSeconds: 20,
     limitSeconds: 60,
     jobs: 2,
     files: ['test/contract/**/*.test.ts'],
   },
   {
     name: 'sim',
-    budgetSeconds: 130,
+    budgetSeconds: 110,
     limitSeconds: 180,
     jobs: 2,
     before: [
@@ -102,7 +102,7 @@ export const suites: readonly Suite[] = [
   },
   {
     name: 'system',
-    budgetSeconds: 700,
+    budgetSeconds: 820,
     limitSeconds: 120,
     jobs: 1,
     files: ['test/system/**/*.test.ts'],

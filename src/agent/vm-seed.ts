@@ -83,8 +83,12 @@ function checkHostname(text: string): void {
     );
 }
 
-const keyPattern =
-  /^(ssh-(?:rsa|ed25519|dss)|ecdsa-sha2-nistp(?:256|384|521)|sk-(?:ssh-ed25519|ecdsa-sha2-nistp256)@openssh\.com) ([A-Za-z0-9+/]+={0,2})(?: [^\p{Cc}]*)?$/u;
+const keyTypes = [
+  'ssh-(?:rsa|ed25519|dss)',
+  'ecdsa-sha2-nistp(?:256|384|521)',
+  'sk-(?:ssh-ed25519|ecdsa-sha2-nistp256)@openssh\\.com',
+].join('|');
+const keyPattern = new RegExp(`^(${keyTypes}) ([A-Za-z0-9+/]+={0,2})(?: [^\\p{Cc}]*)?$`, 'u');
 
 /** The type in front of a key is said again inside of it. */
 function checkSshKey(text: string, at: number): void {

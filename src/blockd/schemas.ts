@@ -31,7 +31,8 @@ const orNull = (schema: TSchema): TSchema => Type.Union([schema, Type.Null()]);
 const closed = (properties: Record<string, TSchema>): TSchema =>
   Type.Object(properties, { additionalProperties: false });
 
-const schemas: Readonly<Record<ControlMethod, TSchema>> = {
+/** Also what a release promises to take (test/support/control-freeze.ts). */
+export const paramSchemas: Readonly<Record<ControlMethod, TSchema>> = {
   // A newer client may say more about itself than this program knows.
   hello: Type.Object({ version: Type.Integer({ minimum: 0, maximum: 1_000_000 }) }),
   status: closed({}),
@@ -132,14 +133,14 @@ const schemas: Readonly<Record<ControlMethod, TSchema>> = {
 
 const ajv = new Ajv({ allErrors: false, strict: false });
 const validators = new Map<string, ValidateFunction>(
-  Object.entries(schemas).map(([method, schema]) => [method, ajv.compile(schema)]),
+  Object.entries(paramSchemas).map(([method, schema]) => [method, ajv.compile(schema)]),
 );
 
 export function isControlMethod(method: string): method is ControlMethod {
-  return Object.hasOwn(schemas, method);
+  return Object.hasOwn(paramSchemas, method);
 }
 
-export const controlMethodNames = Object.keys(schemas).filter(isControlMethod);
+export const controlMethodNames = Object.keys(paramSchemas).filter(isControlMethod);
 
 /** Check the params of a request. Throws INVALID_ARGUMENT naming the member. */
 export function checkParams<M extends ControlMethod>(method: M, params: unknown): ControlParams<M> {

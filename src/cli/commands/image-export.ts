@@ -1,8 +1,10 @@
 /** `dvce image export` */
+
 import { createHash } from 'node:crypto';
 import { once } from 'node:events';
 import { resolve } from 'node:path';
 import { fromProblem } from '../../api/index.ts';
+import { systemClock } from '../../base/clock.ts';
 import { DvceError } from '../../base/errors.ts';
 import type { Context } from '../context.ts';
 import { checkTarget, type Exported, writeExport } from '../export-file.ts';
@@ -123,8 +125,8 @@ function progress({ context: { output }, source }: Job) {
   let nextMs = 0;
   return {
     update: (doneBytes: number): void => {
-      if (!output.live || performance.now() < nextMs) return;
-      nextMs = performance.now() + everyMs;
+      if (!output.live || systemClock.monotonicMs() < nextMs) return;
+      nextMs = systemClock.monotonicMs() + everyMs;
       output.progress(`export of ${source}: ${size(doneBytes)}`);
     },
     end: (): void => {

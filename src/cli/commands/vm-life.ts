@@ -1,5 +1,7 @@
 /** `dvce vm pause|resume|reset|reboot|wait|update|resize|attach-*|detach-*|clone` */
+
 import type { Operation, Vm, VmUpdate, VmWaited } from '../../api/index.ts';
+import { systemClock } from '../../base/clock.ts';
 import { DvceError } from '../../base/errors.ts';
 import { limits } from '../../base/limits.ts';
 import type { Context } from '../context.ts';
@@ -67,9 +69,9 @@ export const wait: Run = async ({ api, output }, given) => {
   const name = given.argument('name');
   const condition = (given.text('for') ?? 'ready') as VmWaited['condition'];
   const timeoutMs = given.number('timeout') ?? waitMsDefault;
-  const endMs = performance.now() + timeoutMs;
+  const endMs = systemClock.monotonicMs() + timeoutMs;
   for (;;) {
-    const leftMs = Math.max(0, Math.ceil(endMs - performance.now()));
+    const leftMs = Math.max(0, Math.ceil(endMs - systemClock.monotonicMs()));
     const asked = Math.min(leftMs, limits.operationWaitMs);
     const seen = await api.vms.wait(name, { for: condition, wait: `${asked}ms` });
     if (seen.met) {
@@ -77,7 +79,7 @@ export const wait: Run = async ({ api, output }, given) => {
       output.changed(seen, name, `VM ${name}: ${words[condition]}${where}.`);
       return;
     }
-    if (performance.now() >= endMs)
+    if (systemClock.monotonicMs() >= endMs)
       throw new DvceError('TIMED_OUT', {
         what: `VM ${name}, which is ${seen.vm.phase}, getting ${condition}`,
         ms: timeoutMs,
