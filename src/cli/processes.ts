@@ -172,3 +172,23 @@ async function answerOf<T>(context: Context, entry: string, words: readonly stri
     throw new DvceError('INTERNAL', { reason: `${entry} ended without an answer` }, error);
   }
 }
+
+/** Read a segment or a journal in a process of its own, which needs no agent. @throws what it answers as an error */
+export async function runDump(context: Context, args: readonly string[]): Promise<unknown> {
+  const entry = entryOf(context, 'blockd/dump-main');
+  const where = ['--data-dir', context.dataDirectory];
+  const child = spawn(process.execPath, [quiet, entry, ...where, ...args], {
+    stdio: ['ignore', 'pipe', 'inherit'],
+  });
+  const parts: Buffer[] = [];
+  for await (const part of child.stdout as AsyncIterable<Buffer>) parts.push(part);
+  const text = Buffer.concat(parts).toString('utf8');
+  let answer: { error?: { code: ErrorCode; context: ErrorContext } };
+  try {
+    answer = JSON.parse(text) as typeof answer;
+  } catch (error) {
+    throw new DvceError('INTERNAL', { reason: 'reading ended without an answer' }, error);
+  }
+  if (answer.error !== undefined) throw new DvceError(answer.error.code, answer.error.context);
+  return answer;
+}

@@ -27,6 +27,7 @@ export {
   trashVolume,
 } from './deletion.ts';
 export * from './documents.ts';
+export { dumpJournalFile, dumpSegment } from './dump.ts';
 export {
   type CloneOptions,
   cloneVolume,

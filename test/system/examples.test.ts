@@ -25,9 +25,16 @@ const before: Readonly<Record<string, readonly string[]>> = {
   ],
   'dvce volume clone /prod/db /test/db': ['dvce snapshot create /prod/db@before-upgrade'],
   'dvce snapshot create /prod/db@before-upgrade': [
-    'dvce volume delete /test/db2 --yes',
-    'dvce volume delete /test/db3 --yes',
+    'dvce volume delete /test/db2 --yes --now',
+    'dvce volume delete /test/db3 --yes --now',
+    'dvce trash empty --yes',
     'dvce snapshot delete /prod/db@before-upgrade --yes',
+  ],
+  'dvce volume delete /test/tmp --yes && dvce volume undelete /test/tmp': [
+    'dvce volume create /test/tmp --size 1GiB',
+  ],
+  'dvce volume delete /test/tmp --yes && dvce trash empty /test/tmp --yes': [
+    'dvce volume create /test/tmp --size 1GiB',
   ],
   'dvce vm start web1 --timeout 2m': ['dvce vm stop web1 --force'],
   'dvce status': ['dvce up'],

@@ -4,6 +4,7 @@ import type { CommandSpec, NounSpec, OptionSpec } from '../spec.ts';
 import { audit, context, tokens } from './access.ts';
 import { config } from './config.ts';
 import { daily } from './daily.ts';
+import { journal, segment } from './dump.ts';
 import { image } from './image.ts';
 import { network } from './network.ts';
 import { schedule } from './schedule.ts';
@@ -19,6 +20,8 @@ export const nouns: readonly NounSpec[] = [
   snapshot,
   schedule,
   trash,
+  segment,
+  journal,
   quota,
   image,
   vm,

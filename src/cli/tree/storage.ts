@@ -141,7 +141,7 @@ export const volumeStorage: readonly CommandSpec[] = [
     examples: [
       'dvce volume export /prod/db@before-upgrade',
       'dvce volume unexport "$(dvce volume export /prod/db@before-upgrade -o name)"',
-      'dvce volume export /prod/db@release-2 --socket',
+      'dvce volume export /prod/db@before-upgrade --socket',
     ],
     run: async () => (await load()).exportVolume,
   },
