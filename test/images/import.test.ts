@@ -1,3 +1,4 @@
+// limit: 180 s
 /**
  * Imports by the real import process, with the real qemu-img, into an export of the real NBD server over memory.
  */

@@ -83,7 +83,7 @@ t.test('formats are told apart by their first bytes', async (t) => {
   t.throws(() => recognise(raw, 'qcow2', 'x'), { code: 'BAD_IMAGE', message: /no qcow2/ });
   t.throws(() => recognise(header(), 'raw', 'x'), { code: 'BAD_IMAGE', message: /is a qcow2/ });
   const gzip = Buffer.from([0x1f, 0x8b, 8, 0]);
-  t.throws(() => recognise(gzip, 'auto', 'x'), { code: 'BAD_IMAGE', message: /gzip/ });
+  t.throws(() => recognise(gzip, 'auto', 'x'), { code: 'BAD_IMAGE', message: /twice/ });
   t.equal(recognise(gzip, 'raw', 'x'), 'raw', 'who says raw is believed');
   t.throws(() => recognise(Buffer.from('<!DOCTYPE html>'), 'auto', 'x'), { message: /web page/ });
 });
