@@ -39,7 +39,8 @@ export function seedOf(document: GuestFields): VmSeed | undefined {
  * without netplan writes (Debian: /etc/network/interfaces) goes by names.
  */
 function networkConfig(document: GuestFields): string {
-  const ethernets = nicsOf(document).map(({ mac, address, prefix, gateway, nameservers }, at) => {
+  const ethernets = nicsOf(document).map((nic, at) => {
+    const { mac, address, prefix, gateway, nameservers = [] } = nic;
     const name = `eth${at}`;
     const card = { match: { macaddress: mac }, 'set-name': name };
     if (address === undefined) return [name, { ...card, dhcp4: true }];
@@ -49,8 +50,10 @@ function networkConfig(document: GuestFields): string {
         ...card,
         dhcp4: false,
         addresses: [`${address}/${prefix}`],
-        ...(gateway === undefined ? {} : { routes: [{ to: '0.0.0.0/0', via: gateway }] }),
-        ...(nameservers === undefined ? {} : { nameservers: { addresses: nameservers } }),
+        // Not `routes`: for those a Debian with ifupdown calls a program that it need not have.
+        ...(gateway === undefined ? {} : { gateway4: gateway }),
+        // An empty list is an error there, and cloud-init then skips the whole card.
+        ...(nameservers.length === 0 ? {} : { nameservers: { addresses: nameservers } }),
       },
     ];
   });

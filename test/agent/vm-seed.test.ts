@@ -44,11 +44,15 @@ t.test(
           'set-name': 'eth1',
           dhcp4: false,
           addresses: ['10.0.0.5/24'],
-          routes: [{ to: '0.0.0.0/0', via: '10.0.0.1' }],
+          gateway4: '10.0.0.1',
           nameservers: { addresses: ['10.0.0.1'] },
         },
       },
     });
+    const [, addressed] = document.nics ?? [];
+    if (addressed === undefined) throw new Error('the document has two cards');
+    const unnamed = seedOf({ ...document, nics: [{ ...addressed, nameservers: [] }] });
+    t.notMatch(unnamed?.networkConfig, 'nameservers', 'an empty list is left out');
     t.equal(seedOf({ ...document, nics: [] }), undefined);
     const given = seedOf({
       ...document,

@@ -52,3 +52,13 @@ t.test('times go on after 2^31 and 2^32 microseconds of uptime', async (t) => {
     t.ok(Math.abs(sumSeconds - 0.004) < 0.0001);
   }
 });
+
+t.test('a request of more than 36 minutes is slower than every bound, not faster', async (t) => {
+  const { clock, meter } = meterAt(1000);
+  const startedAt = meter.now();
+  clock.nowMs += 40 * 60_000;
+  meter.ended(flush, startedAt, false);
+  const { counts, sumSeconds } = figuresOf(meter, 'flush');
+  t.equal(counts.at(-1), 1);
+  t.ok(sumSeconds > 2000);
+});

@@ -53,6 +53,7 @@ export const up: Run = async (context, given) => {
     return printPlan(output, [
       { action: 'start', object: 'agent', note: `on ${context.dataDirectory}` },
     ]);
+  await checkSettings(context);
   const started = startAgent(context, doorOptions(given), given.rest());
   const timeoutMs = given.number('timeout') ?? limits.agentStartMs;
   const end = systemClock.monotonicMs() + timeoutMs;
@@ -66,6 +67,13 @@ export const up: Run = async (context, given) => {
     await pause();
   }
 };
+
+/** A mistake in the configuration is told here, whole, not as the reason of an agent that did not start. */
+async function checkSettings({ environment, dataDirectory }: Context): Promise<void> {
+  const { loadConfiguration } = await import('../../config/index.ts');
+  const flags = { 'data.dir': { flag: '--data-dir', value: dataDirectory } };
+  await loadConfiguration({ environment, flags });
+}
 
 function say({ output }: Context, status: Status): void {
   output.changed(
