@@ -84,11 +84,18 @@ t.test(
       const bytes = `\\x67\\x44\\x66\\x98${'\\x00'.repeat(11)}\\x${cookie.toString(16).padStart(2, '0')}`;
       return calls.find((call) => call.args.includes(bytes));
     };
+    const journalWrites = calls.filter((call) => /^p?write/.test(call.name) && isJournal(call));
     for (let cookie = 1; cookie <= 3 * rounds; cookie += 1) {
       if (cookie % 3 === 1) continue;
-      // Requests follow each other: the sync that makes this one stable began after the one before was answered.
-      const from = replyTo(cookie - 1)?.startAt ?? Number.POSITIVE_INFINITY;
+      // Requests follow each other. What a flush makes stable was in the journal before its write was answered (a sync may begin
+      // with the write, before the flush came); what a write with FUA makes stable came after the reply before.
+      const previous = replyTo(cookie - 1)?.startAt ?? Number.POSITIVE_INFINITY;
       const until = replyTo(cookie)?.startAt ?? 0;
+      const written =
+        cookie % 3 === 2
+          ? journalWrites.findLast((call) => call.endAt <= previous)
+          : journalWrites.find((call) => call.startAt >= previous);
+      const from = written?.endAt ?? Number.POSITIVE_INFINITY;
       const synced = calls.some(
         (call) =>
           call.name === 'fdatasync' &&
