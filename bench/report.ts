@@ -16,6 +16,8 @@ export interface Row {
     readonly ours: readonly [number, number] | null;
     readonly peer: readonly [number, number] | null;
   };
+  /** What is wanted at most: of our own figure, or of the ratio. */
+  readonly reach?: { readonly figure: number } | { readonly ratio: number };
 }
 
 /** Median of at least one value. */
@@ -31,7 +33,8 @@ export const spreadOf = (values: readonly number[]): readonly [number, number] =
   Math.max(...values),
 ];
 
-function hostFacts(): Record<string, string | number> {
+/** The machine; ask before the measurement, which is a load of its own. */
+export function hostFacts(): Record<string, string | number> {
   const model = /^model name\s*:\s*(.*)$/m.exec(readFileSync('/proc/cpuinfo', 'utf8'))?.[1] ?? '';
   return {
     cores: availableParallelism(),
@@ -44,8 +47,7 @@ function hostFacts(): Record<string, string | number> {
 }
 
 /** Write and print the report. */
-export function report(suite: string, rows: readonly Row[]): void {
-  const host = hostFacts();
+export function report(suite: string, rows: readonly Row[], host = hostFacts()): void {
   mkdirSync(new URL('./out/', import.meta.url), { recursive: true });
   const path = new URL(`./out/${suite}.json`, import.meta.url);
   writeFileSync(path, `${JSON.stringify({ suite, host, rows }, null, 2)}\n`);
@@ -57,6 +59,7 @@ export function report(suite: string, rows: readonly Row[]): void {
         : value.toFixed(2);
   const range = (spread: readonly [number, number] | null): string =>
     spread === null ? '' : ` (${shown(spread[0])}..${shown(spread[1])})`;
+  const hasReach = rows.some(({ reach }) => reach !== undefined);
   const lines = rows.map((row) => [
     row.name,
     row.unit,
@@ -64,8 +67,9 @@ export function report(suite: string, rows: readonly Row[]): void {
     row.peerName ?? '-',
     shown(row.peer) + range(row.spread.peer),
     row.ratio === null ? '-' : `${row.ratio.toFixed(2)}x`,
+    ...(hasReach ? [reachText(row)] : []),
   ]);
-  const head = ['row', 'unit', 'dvce', 'peer', 'value', 'ratio'];
+  const head = ['row', 'unit', 'dvce', 'peer', 'value', 'ratio', ...(hasReach ? ['reach'] : [])];
   const widths = head.map((_, i) =>
     Math.max(...[head, ...lines].map((line) => (line[i] ?? '').length)),
   );
@@ -76,5 +80,18 @@ export function report(suite: string, rows: readonly Row[]): void {
         .join('  ')
         .trimEnd()}\n`,
     );
+  const { cores, cpu, memoryBytes, kernel, node, loadBefore } = host;
+  const memory = `${Math.round(Number(memoryBytes) / 1024 ** 3)} GiB`;
+  const load = Number(loadBefore).toFixed(2);
+  process.stdout.write(
+    `machine: ${cores} cores, ${cpu}, ${memory}, kernel ${kernel}, node ${node}, load ${load} before\n`,
+  );
   process.stdout.write(`written: bench/out/${suite}.json\n`);
+}
+
+function reachText({ reach, ours, ratio }: Row): string {
+  if (reach === undefined) return '-';
+  const [value, wanted] = 'ratio' in reach ? [ratio, reach.ratio] : [ours, reach.figure];
+  const unit = 'ratio' in reach ? 'x' : '';
+  return `<= ${wanted}${unit}: ${value !== null && value <= wanted ? 'yes' : 'NO'}`;
 }
