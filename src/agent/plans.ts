@@ -309,6 +309,27 @@ const deleteVm: MakePlan = async (agent, { params, query }) => {
   return steps;
 };
 
+const createVmSnapshot: MakePlan = async (agent, { params, body }) => {
+  const vm = await agent.vms.get(params['name'] ?? '');
+  const name = asSnapshotName(text(body['name']));
+  if ((await agent.vms.snapshots.list(vm.name)).some((one) => one.name === name))
+    throw new DvceError('ALREADY_EXISTS', { kind: 'vm snapshot', name: `${vm.name}@${name}` });
+  const disks = vm.disks.filter(({ readOnly }) => !readOnly);
+  return [
+    step('create', urls.vmSnapshot(vm.name, name)),
+    ...disks.map(({ path }) => step('create', urls.snapshot(path, name), 'at one instant')),
+  ];
+};
+
+const rollbackVm: MakePlan = async (agent, { params }) => {
+  const { name = '', snapshot = '' } = params;
+  const disks = await agent.vms.snapshots.plan(name, asSnapshotName(snapshot));
+  return [
+    step('change', urls.vm(name), 'its configuration and cards'),
+    ...disks.map(({ path }) => step('change', urls.volume(path), `to ${snapshot}`)),
+  ];
+};
+
 const shutdown: MakePlan = async ({ vms }, { body }) => {
   const running = (await vms.list()).filter(({ pid }) => pid !== null);
   if (running.length > 0 && body['stopVms'] !== true && body['force'] !== true)
@@ -356,6 +377,8 @@ export const plans: Readonly<Record<string, MakePlan>> = {
   startVm,
   stopVm,
   deleteVm,
+  createVmSnapshot,
+  rollbackVm,
   cancelOperation,
   shutdown,
 };

@@ -34,6 +34,7 @@ import { systemRoutes } from './routes/system.ts';
 import type { Server } from './routes/types.ts';
 import { usageRoutes } from './routes/usage.ts';
 import { vmLifeRoutes } from './routes/vm-life.ts';
+import { vmSnapshotRoutes } from './routes/vm-snapshots.ts';
 import { vmRoutes } from './routes/vms.ts';
 import { snapshotRoutes, volumeRoutes } from './routes/volumes.ts';
 import { fillVmDefaults } from './vm-defaults.ts';
@@ -119,6 +120,7 @@ export async function buildServer(
   imageExportRoutes(server, agent);
   vmRoutes(server, agent);
   vmLifeRoutes(server, agent);
+  vmSnapshotRoutes(server, agent);
   networkRoutes(server, agent);
   operationRoutes(server, agent);
   eventRoutes(server, agent);

@@ -37,7 +37,7 @@ import { lifeFields, transit } from './vm-life-fields.ts';
 
 const format = 1;
 
-const VmDocumentSchema = Type.Object({
+export const VmDocumentSchema = Type.Object({
   format: Type.Integer({ minimum: 1 }),
   id: Type.String({ pattern: '^[0-9a-f-]{36}$' }),
   name: Type.String({ minLength: 1, maxLength: 63 }),

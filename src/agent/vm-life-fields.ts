@@ -12,6 +12,7 @@
  * | held | why it is not started again by itself; a start by somebody clears it |
  * | restartDue | a crash was counted, and the restart that follows has not begun |
  * | pending | hardware that it gets at its next start |
+ * | rollback | id of the VM snapshot that it is being set back to: this document is as it was then, some disks may not be yet |
  */
 import Type from 'typebox';
 
@@ -30,6 +31,7 @@ export const lifeFields = {
       memoryBytes: Type.Optional(Type.Integer({ minimum: 1 })),
     }),
   ),
+  rollback: Type.Optional(Type.String()),
 };
 
 /**

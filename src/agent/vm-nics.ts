@@ -55,6 +55,41 @@ export class Nics {
     return this.#inTurn(() => this.#claim(vmId, wanted, firstCard));
   }
 
+  /**
+   * Cards that a VM had once, MAC and address included.
+   * @throws IN_USE when another VM has one of the two now, NOT_FOUND when a network of theirs is gone
+   */
+  reclaim(vmId: string, nics: readonly NicDocument[]): Promise<NicClaim> {
+    return this.#inTurn(() => this.#reclaim(vmId, nics));
+  }
+
+  async #reclaim(vmId: string, nics: readonly NicDocument[]): Promise<NicClaim> {
+    const { documents, unreadable } = await this.#options.leases();
+    if (nics.some(({ address }) => address !== undefined))
+      refuseUnreadable('leasing an address', unreadable);
+    for (const { network } of nics)
+      if (network !== undefined) await this.#options.networks.document(network);
+    const others = documents.filter(({ id }) => id !== vmId);
+    for (const nic of nics) this.#refuseTaken(nic, others);
+    const mine = nics.flatMap(keysOf);
+    for (const key of mine) this.#held.add(key);
+    return { nics: [...nics], release: () => mine.forEach((key) => void this.#held.delete(key)) };
+  }
+
+  #refuseTaken(nic: NicDocument, others: Leases['documents']): void {
+    const keys = keysOf(nic);
+    const owner = others.find((other) =>
+      nicsOf(other).some((card) => keysOf(card).some((key) => keys.includes(key))),
+    );
+    if (owner === undefined && !keys.some((key) => this.#held.has(key))) return;
+    throw new DvceError('IN_USE', {
+      kind: 'address',
+      name: nic.address ?? nic.mac,
+      reason: owner === undefined ? 'a VM that is being made has it' : `VM ${owner.name} has it`,
+      advice: 'Take it from there: dvce vm detach-nic',
+    });
+  }
+
   /** Runs while nobody claims; the task is told the networks that are held. */
   betweenClaims<T>(task: (held: ReadonlySet<string>) => Promise<T>): Promise<T> {
     return this.#inTurn(() => {

@@ -33,6 +33,9 @@ export interface VmOperation {
   ) => Promise<unknown>;
 }
 
+/** What may be done to a VM whose disks may be of two times. */
+const duringRollback: ReadonlySet<OperationKind> = new Set(['vm.rollback', 'vm.stop']);
+
 export class VmTable {
   readonly #options: VmTableOptions;
   /** Name of the VM -> what is being done to it. */
@@ -107,6 +110,7 @@ export class VmTable {
     const release = this.take(checkName(name), kind);
     try {
       const document = await this.document(name);
+      if (document.rollback !== undefined && !duringRollback.has(kind)) throw unfinished(document);
       await check?.(document);
       return await this.#options.operations.begin({
         kind,
@@ -161,3 +165,12 @@ export class VmTable {
     return viewOf(document, revision, await this.inspect(document), isStarting);
   }
 }
+
+/** A VM whose rollback was cut short takes no change but its repetition. */
+export const unfinished = ({ name }: Pick<VmDocument, 'name'>): DvceError =>
+  new DvceError('VM_STATE', {
+    name,
+    state: 'between two states',
+    reason: 'a rollback of it has not finished',
+    advice: `Repeat it: dvce vm rollback ${name}@SNAPSHOT (see: dvce vm snapshots ${name})`,
+  });

@@ -41,6 +41,7 @@ import type { Nics } from './vm-nics.ts';
 import { VmPower } from './vm-power.ts';
 import { guestOfRequest, hardwareOf, lifeOf, wantedNics } from './vm-request.ts';
 import { Admission } from './vm-resources.ts';
+import { VmSnapshots } from './vm-snapshots.ts';
 import { VmTable } from './vm-table.ts';
 import { definitionOf } from './vm-view.ts';
 
@@ -64,6 +65,7 @@ export class Vms {
   readonly control: VmControl;
   readonly changes: VmChanges;
   readonly clones: VmClones;
+  readonly snapshots: VmSnapshots;
   readonly #options: VmsOptions;
   readonly #power: VmPower;
   readonly #keeper: VmKeeper;
@@ -85,6 +87,7 @@ export class Vms {
       table,
       remove: (document) => this.#remove(document, true),
     });
+    this.snapshots = new VmSnapshots({ ...options, table });
     this.#keeper = new VmKeeper({ ...options, table, power: this.#power });
   }
 
@@ -247,6 +250,7 @@ export class Vms {
         disks: now.disks.map((disk) => (disk.volumeId === volumeId ? { ...disk, path } : disk)),
       }));
     }
+    await this.snapshots.renamed(volumeId, path);
   }
 
   /**
@@ -275,6 +279,7 @@ export class Vms {
       logger.info({ vm: document.name }, 'a running guest was found');
       if (document.desired !== 'running') await this.#power.want(document, 'running');
     } else await detachDisks(blockd, document); // also of one that was being stopped when the last agent ended
+    await this.snapshots.finish(document);
     await this.changes.finish(document);
   }
 
@@ -312,6 +317,7 @@ export class Vms {
     await detachDisks(blockd, document);
     if (withDisks) await deleteOwnedDisks(blockd, document);
     await driver.forget(definitionOf(document));
+    await this.snapshots.forget(document);
     await documents.remove(document);
   }
 }

@@ -44,6 +44,8 @@ import type {
   VmCreate,
   VmReboot,
   VmResize,
+  VmSnapshot,
+  VmSnapshotCreate,
   VmStart,
   VmStop,
   VmUpdate,
@@ -76,6 +78,8 @@ export const urls = {
   schedule: (name: string) => `/v1/schedules/${segment(name)}`,
   image: (name: string) => `/v1/images/${segment(name)}`,
   vm: (name: string) => `/v1/vms/${segment(name)}`,
+  vmSnapshot: (name: string, snapshot: string) =>
+    `/v1/vms/${segment(name)}/snapshots/${segment(snapshot)}`,
   token: (name: string) => `/v1/tokens/${segment(name)}`,
   operation: (id: string) => `/v1/operations/${segment(id)}`,
 } as const;
@@ -243,6 +247,14 @@ export class ApiClient {
       this.#send<Operation>('POST', `${urls.vm(name)}/resize`, body),
     clone: (name: string, body: VmClone) =>
       this.#send<Operation>('POST', `${urls.vm(name)}/clone`, body),
+    snapshots: async (name: string) =>
+      (await this.#get<{ snapshots: VmSnapshot[] }>(`${urls.vm(name)}/snapshots`)).snapshots,
+    snapshot: (name: string, body: VmSnapshotCreate) =>
+      this.#send<Operation>('POST', `${urls.vm(name)}/snapshots`, body),
+    deleteSnapshot: (name: string, snapshot: string) =>
+      this.#send<void>('DELETE', urls.vmSnapshot(name, snapshot), undefined, long),
+    rollback: (name: string, snapshot: string) =>
+      this.#send<Operation>('POST', `${urls.vmSnapshot(name, snapshot)}/rollback`, {}),
     attachDisk: (name: string, body: VmAttachDisk) =>
       this.#send<Operation>('POST', `${urls.vm(name)}/disks`, body),
     detachDisk: (name: string, disk: string) =>

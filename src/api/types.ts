@@ -48,6 +48,8 @@ export type {
   VmReboot,
   VmResize,
   VmResources,
+  VmSnapshot,
+  VmSnapshotCreate,
   VmStart,
   VmStop,
   VmUpdate,

@@ -525,8 +525,20 @@ export const limitTable = {
   vmBalloonMs: limit(30_000, 'ms', 'a guest must give memory back within this time'),
   vmAgentQuickMs: limit(1000, 'ms', 'a guest agent that has not answered by then is done without'),
   vmGuestAgentMs: limit(5000, 'ms', 'a guest agent answers a plain question within this time'),
+  vmFrozenMs: limit(
+    30_000,
+    'ms',
+    'a guest whose file systems are frozen goes on by itself after this time; a snapshot set takes a tenth of it',
+  ),
+  vmThawAgainMs: limit(5000, 'ms', 'a guest that did not thaw is asked again this often'),
   vmMemoryBytesMin: limit(32 * MiB, 'bytes', 'less boots no operating system'),
   vmMemoryBytesMax: limit(4 * TiB, 'bytes', 'what the q35 machine type addresses'),
+  vmSnapshotsMax: limit(100, 'count', 'snapshots of one VM; each keeps one of every disk'),
+  vmFreezeMs: limit(
+    30_000,
+    'ms',
+    'a guest agent has written everything and stopped the file systems within this time',
+  ),
   vmDisksMax: limit(16, 'count', 'one PCI slot each, with slots left for the other devices'),
   vmNicsMax: limit(8, 'count', 'network cards of one VM; one PCI slot each'),
   cloudInitBytesMax: limit(

@@ -22,6 +22,9 @@ export interface GuestPaths {
   /** Seed disk and password of the display, both secret; only when the VM has them. */
   readonly seed: string;
   readonly vncPassword: string;
+  /** Marks of what was begun with the guest (restarter.ts, freezing.ts). */
+  readonly restarting: string;
+  readonly frozen: string;
   /** Kept when the guest ends. */
   readonly log: string;
   readonly consoleLog: string;
@@ -38,6 +41,8 @@ export function guestPaths(runDirectory: string, logDirectory: string, vmId: str
     agent: `${run}/agent.sock`,
     seed: `${run}/seed.iso`,
     vncPassword: `${run}/vnc-password`,
+    restarting: `${run}/restarting`,
+    frozen: `${run}/frozen`,
     log,
     consoleLog: `${log}/console.log`,
     hypervisorLog: `${log}/qemu.log`,

@@ -138,8 +138,12 @@ export interface Hypervisor {
   kill(vm: VmDefinition): Promise<void>;
   /** The guest of a VM that runs, to do something to it; @throws VM_STATE when it does not run */
   guest(vm: VmDefinition): Promise<RunningGuest>;
-  /** Flush and hold all file systems of the guest, by its agent; @throws when there is none. */
+  /**
+   * Flush and hold all file systems of the guest, by its agent; @throws when there is none. They go on by themselves after
+   * limits.vmFrozenMs, and as soon as another process watches the guest.
+   */
   freeze(vm: VmDefinition, deadlineMs: number): Promise<void>;
+  /** @throws TIMED_OUT when they did not stay frozen until now: what was done meanwhile is not quiesced */
   thaw(vm: VmDefinition, deadlineMs: number): Promise<void>;
   /** The version of a machine type that it stands for now: `q35` -> `pc-q35-7.2`. */
   machineVersion(machine: string): Promise<string>;

@@ -7,8 +7,8 @@
  *     which lasts from the power button to the end of the process;
  *   - a guest that an I/O error stopped is continued every `limits.vmContinueMs` until it stays running; there is no last
  *     try, because its disk may come back at any time and giving up would turn a pause into damage;
- *   - a guest that is being restarted powers off into a pause, and is then reset and continued. That is a setting of its
- *     hypervisor, so a restart that the end of the agent interrupted is finished by whoever watches next;
+ *   - what was begun with it and outlives this process, a restart (restarter.ts) or a freeze (freezing.ts), is brought to its
+ *     end by whoever watches next;
  *   - closing the watch leaves the guest alone.
  *
  *            connected            STOP              cont by somebody
@@ -30,11 +30,13 @@ import {
 import type { GuestPaths } from './arguments.ts';
 import { limitConsoleLog, tail } from './console-log.ts';
 import type { VmDefinition, VmObservation, VmPhase } from './driver.ts';
+import { Freezing } from './freezing.ts';
 import { GuestAgent } from './guest-agent.ts';
 import { lastWords } from './hypervisor-log.ts';
 import { isAlive, killProcess, type ProcessIdentity, waitGone } from './processes.ts';
 import { QmpClient, type QmpCommand, type QmpEvent, type QmpResult } from './qmp.ts';
 import { Readiness } from './readiness.ts';
+import { Restarter } from './restarter.ts';
 
 export interface GuestOptions {
   readonly vm: VmDefinition;
@@ -67,6 +69,8 @@ export class Guest {
   readonly #options: GuestOptions;
   readonly #stop = new AbortController();
   readonly agent: GuestAgent;
+  readonly freezing: Freezing;
+  readonly #restarter: Restarter;
   /** Those who wait for an event of the hypervisor. */
   readonly #listeners = new Set<(event: QmpEvent) => void>();
   readonly #readiness: Readiness;
@@ -79,13 +83,20 @@ export class Guest {
   #shutdownReason: string | undefined;
   #exitStatus: number | null | undefined;
   #ended = false;
-  #restarting = false;
   #resets = 0;
 
   constructor(options: GuestOptions) {
     this.#options = options;
     const { vm, paths, clock, timers, random, identity } = options;
-    this.agent = new GuestAgent({ path: paths.agent, vm: vm.name, clock, timers, random });
+    const agent = new GuestAgent({ path: paths.agent, vm: vm.name, clock, timers, random });
+    this.agent = agent;
+    this.freezing = new Freezing({ ...options, vm: vm.name, mark: paths.frozen, agent });
+    this.#restarter = new Restarter({
+      mark: paths.restarting,
+      clock,
+      agent,
+      execute: (command, args) => this.execute(command, args),
+    });
     this.#readiness = new Readiness({
       ...options,
       agent: this.agent,
@@ -130,13 +141,17 @@ export class Guest {
       }
       await sleep(timers, 50, signal);
     }
+    if (this.#options.child === undefined) {
+      await this.#restarter.takeOver();
+      await this.freezing.takeOver();
+    }
     await this.#refresh();
     this.#quietly(this.#watch());
     this.#quietly(this.#readiness.watch());
   }
 
   async powerDown(): Promise<void> {
-    await this.execute('set-action', { shutdown: 'poweroff' });
+    await this.#restarter.end();
     // A guest that is paused would not notice.
     if (this.#observation.phase === 'paused') await this.resume();
     this.#poweringDown = true;
@@ -160,19 +175,10 @@ export class Guest {
     if (this.#observation.phase === 'paused') await this.resume();
   }
 
-  /**
-   * Ask the guest to restart: its agent, and if there is none the power button, whose power-off becomes a reset. Resolves
-   * when it was asked.
-   */
-  async askToReboot(): Promise<'agent' | 'button'> {
+  /** Resolves when it was asked; after `deadlineMs` a guest that powers off ends. */
+  async askToReboot(deadlineMs: number): Promise<void> {
     if (this.#observation.phase === 'paused') await this.resume();
-    await this.execute('set-action', { shutdown: 'pause' });
-    if (await this.agent.ping(limits.vmAgentQuickMs)) {
-      await this.agent.shutdown('reboot');
-      return 'agent';
-    }
-    await this.#pressButton();
-    return 'button';
+    await this.#restarter.ask(deadlineMs);
   }
 
   /** A command of the control protocol, for what is not about the life of the guest. */
@@ -263,6 +269,8 @@ export class Guest {
     await this.#refresh();
     if (this.#observation.phase === 'io-error') await this.#continue();
     if (this.#poweringDown) await this.#pressButtonAgain();
+    await this.#restarter.look();
+    this.#quietly(this.freezing.look());
     if (turn % logCheckEvery === 0) await limitConsoleLog(this.#options.paths.consoleLog);
   }
 
@@ -273,7 +281,8 @@ export class Guest {
     await this.#readiness.reset();
     this.#update({ ready: null });
     this.#quietly(this.#readiness.watch());
-    await this.execute('set-action', { shutdown: 'poweroff' });
+    await this.#restarter.end();
+    await this.freezing.forget();
   }
 
   async #refresh(): Promise<void> {
@@ -285,17 +294,8 @@ export class Guest {
     this.#update(phase === 'running' ? { phase: shown, detail: null } : { phase: shown });
   }
 
-  /** It has powered off and its hypervisor has stayed: that is how a restart by the power button looks. */
   async #restart(): Promise<void> {
-    if (this.#restarting) return;
-    this.#restarting = true;
-    try {
-      await this.execute('system_reset');
-      await this.execute('cont');
-    } finally {
-      this.#restarting = false;
-    }
-    await this.#refresh();
+    if (await this.#restarter.begin()) await this.#refresh();
   }
 
   async #continue(): Promise<void> {

@@ -95,11 +95,11 @@ class QemuDriver implements Hypervisor {
   }
 
   async freeze(vm: VmDefinition, deadlineMs: number): Promise<void> {
-    await (await this.#running(vm)).agent.freeze(deadlineMs);
+    await (await this.#running(vm)).freezing.freeze(deadlineMs);
   }
 
   async thaw(vm: VmDefinition, deadlineMs: number): Promise<void> {
-    await (await this.#running(vm)).agent.thaw(deadlineMs);
+    await (await this.#running(vm)).freezing.thaw(deadlineMs);
   }
 
   async machineVersion(machine: string): Promise<string> {

@@ -41,7 +41,7 @@ async function reboot(
 ): Promise<{ hard: boolean }> {
   const endMs = clock.monotonicMs() + deadlineMs;
   const before = guest.resets;
-  if (deadlineMs > 0) await guest.askToReboot();
+  if (deadlineMs > 0) await guest.askToReboot(deadlineMs);
   while (guest.resets === before) {
     signal.throwIfAborted();
     if (guest.observation.pid === null)

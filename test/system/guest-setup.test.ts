@@ -169,9 +169,19 @@ t.test('cloud-init, addresses on a bridge, a display', { skip }, async (t) => {
       await killAgent(dvce);
       process.kill(pid ?? 0, 'SIGKILL');
       t.equal(taps().length, 1);
-      // It would be started again as one that crashed.
       await dvce.ok('up');
-      await dvce.cli('vm stop web1 --force');
+      // As one that crashed it is started again, with a device of its own.
+      await until('it runs again', 30_000, async () => {
+        const vm = await show('web1');
+        return vm.phase === 'running' && vm.pid !== pid;
+      });
+      t.equal(taps().length, 1);
+      await until(
+        'its start is over',
+        30_000,
+        async () => (await dvce.ok('op list --running -q')) === '',
+      );
+      await dvce.ok('vm stop web1 --force');
       await until('the tap device is gone', 20_000, () => taps().length === 0);
     },
   );

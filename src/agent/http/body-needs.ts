@@ -25,6 +25,7 @@ const rules: Readonly<Record<string, Rule>> = {
   ],
   updateVolume: ({ path }, role) => volume(role, path),
   createSnapshot: () => [],
+  createVmSnapshot: () => [],
   createSnapshotSet: ({ volumes }, role) =>
     Array.isArray(volumes) ? volumes.flatMap((path) => volume(role, path)) : [],
   createVm: (body, role) => [

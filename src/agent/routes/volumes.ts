@@ -224,7 +224,7 @@ export function volumeRoutes(server: Server, { blockd, vms, operations }: Agent)
   );
 }
 
-export function snapshotRoutes(server: Server, { blockd }: Agent): void {
+export function snapshotRoutes(server: Server, { blockd, vms }: Agent): void {
   server.get(
     '/v1/volumes/:path/snapshots',
     {
@@ -290,7 +290,11 @@ export function snapshotRoutes(server: Server, { blockd }: Agent): void {
       },
     },
     async ({ params }, reply) => {
-      await blockd.call('snapshot.delete', target(params), long);
+      const { path, name } = target(params);
+      const { snapshots } = await blockd.call('snapshot.list', { path });
+      const snapshot = snapshots.find((one) => one.name === name);
+      if (snapshot !== undefined) await vms.snapshots.refusePart(snapshot);
+      await blockd.call('snapshot.delete', { path, name }, long);
       return reply.code(204).send(null);
     },
   );

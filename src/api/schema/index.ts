@@ -16,6 +16,7 @@ import * as storage from './storage.ts';
 import * as system from './system.ts';
 import * as usage from './usage.ts';
 import * as vm from './vm.ts';
+import * as vmSnapshot from './vm-snapshot.ts';
 import * as volume from './volume.ts';
 
 export * from './access.ts';
@@ -32,6 +33,7 @@ export * from './system.ts';
 export * from './usage.ts';
 export * from './vm.ts';
 export * from './vm-life.ts';
+export * from './vm-snapshot.ts';
 export * from './volume.ts';
 
 /** Schemas with a name of their own in the OpenAPI document. */
@@ -45,6 +47,7 @@ export const namedSchemas: readonly TSchema[] = [
   ...Object.values(guest),
   ...Object.values(network),
   ...Object.values(vm),
+  ...Object.values(vmSnapshot),
   ...Object.values(volume),
   ...Object.values(storage),
   ...Object.values(schedule),

@@ -37,6 +37,8 @@ export const Operation = Type.Object(
         'vm.detach',
         'vm.resize',
         'vm.clone',
+        'vm.snapshot',
+        'vm.rollback',
       ],
       'What it does.',
     ),

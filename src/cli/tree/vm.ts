@@ -2,6 +2,7 @@ import type { NounSpec } from '../spec.ts';
 import { guestOptions } from './guest.ts';
 import * as option from './options.ts';
 import { lifeOptions, vmLife } from './vm-life.ts';
+import { vmSnapshots } from './vm-snapshot.ts';
 
 const name = { name: '<name>', text: 'name of the VM', names: 'vm' } as const;
 const load = () => import('../commands/vm.ts');
@@ -105,6 +106,7 @@ export const vm: NounSpec = {
       run: async () => (await load()).stop,
     },
     ...vmLife,
+    ...vmSnapshots,
     {
       name: 'vnc',
       summary: 'print address and password of the graphical display of a running VM',
