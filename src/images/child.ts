@@ -44,6 +44,8 @@ export async function withChild<T>(
 ): Promise<T> {
   options.signal.throwIfAborted();
   const { authoritiesFile } = options;
+  // Compiled code is kept between its runs too, as bin/dvce does it: half of what a start costs.
+  const { NODE_COMPILE_CACHE: compiled } = process.env;
   const child = spawn(
     process.execPath,
     ['--disable-warning=ExperimentalWarning', '--use-system-ca', entry],
@@ -52,6 +54,7 @@ export async function withChild<T>(
       env: {
         LC_ALL: 'C',
         ...(authoritiesFile === undefined ? {} : { NODE_EXTRA_CA_CERTS: authoritiesFile }),
+        ...(compiled === undefined ? {} : { NODE_COMPILE_CACHE: compiled }),
       },
       cwd: '/',
       // A group of its own, so that its qemu-img ends with it.

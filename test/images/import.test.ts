@@ -1,6 +1,7 @@
-// limit: 180 s
 /**
- * Imports by the real import process, with the real qemu-img, into an export of the real NBD server over memory.
+ * Imports with the real qemu-img into an export of the real NBD server over memory. What is about the import process (its
+ * end, its files, its messages) runs in one; what is about the content of images calls the same work without it, as each
+ * start of a process costs more than such an import.
  */
 // limit: 120 s
 import { type ChildProcess, execFileSync, spawn, spawnSync } from 'node:child_process';
@@ -24,8 +25,10 @@ import {
   MiB,
   seededRandom,
   silentLogger,
+  systemRandom,
   systemTimers,
 } from '../../src/base/index.ts';
+import { importImage } from '../../src/images/import.ts';
 import {
   type ImageDescription,
   type ImportResult,
@@ -49,7 +52,10 @@ interface Rig {
   /** What the caller was asked to make a volume for. */
   readonly described: ImageDescription[];
   readonly progress: Progress[];
+  /** In a process of its own, as the agent does it. */
   import(source: string, change?: Partial<RunImportOptions>): Promise<ImportResult>;
+  /** The same work in this process. */
+  work(source: string, digest?: string): Promise<ImportResult>;
   path(name: string): string;
 }
 
@@ -70,6 +76,15 @@ async function rig(t: Test): Promise<Rig> {
   const temporary = `${directory}/tmp`;
   const described: ImageDescription[] = [];
   const progress: Progress[] = [];
+  const options = () => ({
+    timers: systemTimers,
+    signal: new AbortController().signal,
+    onProgress: (step: Progress) => progress.push(step),
+    async prepareVolume(description: ImageDescription) {
+      described.push(description);
+      return { socketPath, exportName: '' };
+    },
+  });
   return {
     directory,
     temporary,
@@ -78,18 +93,15 @@ async function rig(t: Test): Promise<Rig> {
     progress,
     path: (name) => `${directory}/${name}`,
     import: (source, change = {}) =>
-      runImport({
-        source,
-        temporaryDirectory: temporary,
-        timers: systemTimers,
-        signal: new AbortController().signal,
-        onProgress: (step) => progress.push(step),
-        async prepareVolume(description) {
-          described.push(description);
-          return { socketPath, exportName: '' };
+      runImport({ source, temporaryDirectory: temporary, ...options(), ...change }),
+    work: (source, digest) =>
+      importImage(
+        {
+          ...{ version: 1, task: 'import', source, format: 'auto', checksumUrl: null },
+          ...{ digest: digest ?? null, temporaryDirectory: temporary },
         },
-        ...change,
-      }),
+        { ...options(), random: systemRandom },
+      ),
   };
 }
 
@@ -119,7 +131,10 @@ t.test('raw and qcow2 become the same volume', { skip }, async (t) => {
       const r = await rig(t);
       const source = `${raw.slice(0, -'disk.raw'.length)}${name}`;
       const file = readFileSync(source);
-      const result = await r.import(source, { digest: sha256(file).toUpperCase() });
+      const digest = sha256(file);
+      const result = await (name === 'packed.qcow2'
+        ? r.import(source, { digest: digest.toUpperCase() })
+        : r.work(source, `sha256:${digest}`));
       t.match(result, {
         format: name.endsWith('raw') ? 'raw' : 'qcow2',
         virtualBytes: bytes.length,
@@ -139,7 +154,7 @@ t.test('zeros are not written', { skip }, async (t) => {
   const r = await rig(t);
   writeFileSync(r.path('disk.raw'), content());
   r.target.record = true;
-  await r.import(r.path('disk.raw'));
+  await r.work(r.path('disk.raw'));
   const written = r.target.calls
     .filter((call) => call.startsWith('write '))
     .reduce((sum, call) => sum + Number(call.split('+')[1]), 0);
@@ -149,10 +164,10 @@ t.test('zeros are not written', { skip }, async (t) => {
 t.test('a small or odd image gets whole sectors and the smallest volume', { skip }, async (t) => {
   const r = await rig(t);
   writeFileSync(r.path('small.raw'), Buffer.alloc(1000, 7));
-  const small = await r.import(r.path('small.raw'));
+  const small = await r.work(r.path('small.raw'));
   t.match(small, { virtualBytes: 1000, volumeBytes: limits.volumeBytesMin });
   writeFileSync(r.path('odd.raw'), Buffer.alloc(2 * MiB + 1, 8));
-  t.match(await r.import(r.path('odd.raw')), { volumeBytes: 2 * MiB + 512 });
+  t.match(await r.work(r.path('odd.raw')), { volumeBytes: 2 * MiB + 512 });
   t.ok(r.target.content(2 * MiB, 2).equals(Buffer.from([8, 0])));
 });
 
@@ -165,7 +180,7 @@ t.test(
     qemuImg('create', '-q', '-f', 'qcow2', r.path('disk.qcow2'), '4M');
     const wrong = 'ab'.repeat(32);
     for (const name of ['disk.raw', 'disk.qcow2'])
-      await t.rejects(r.import(r.path(name), { digest: wrong }), {
+      await t.rejects(r.work(r.path(name), `sha256:${wrong}`), {
         code: 'CHECKSUM_MISMATCH',
         message: new RegExp(`expected ${wrong}`),
       });
@@ -277,7 +292,7 @@ t.test('damaged images are refused', { skip }, async (t) => {
   for (const [what, damage] of cases) {
     writeFileSync(r.path('bad.qcow2'), damage(Buffer.from(bytes)));
     const startedMs = performance.now();
-    await t.rejects(r.import(r.path('bad.qcow2')), { code: 'BAD_IMAGE' }, what);
+    await t.rejects(r.work(r.path('bad.qcow2')), { code: 'BAD_IMAGE' }, what);
     t.ok(performance.now() - startedMs < 20_000, `${what}: soon`);
   }
   t.same(r.described, []);
@@ -287,10 +302,10 @@ t.test('damaged images are refused', { skip }, async (t) => {
 t.test('an image larger than any volume is refused by its header', { skip }, async (t) => {
   const r = await rig(t);
   qemuImg('create', '-q', '-f', 'qcow2', r.path('bomb.qcow2'), '60T');
-  await t.rejects(r.import(r.path('bomb.qcow2')), { code: 'BAD_IMAGE', message: /60TiB/ });
+  await t.rejects(r.work(r.path('bomb.qcow2')), { code: 'BAD_IMAGE', message: /60TiB/ });
   writeFileSync(r.path('bomb.raw'), '');
   truncateSync(r.path('bomb.raw'), limits.imageBytesMax + 512);
-  const refused = r.import(r.path('bomb.raw'));
+  const refused = r.work(r.path('bomb.raw'));
   await t.rejects(refused, { code: 'BAD_IMAGE', message: /more than 4TiB/ });
   t.same(r.described, []);
 });
@@ -301,10 +316,10 @@ t.test('what is no image file is refused and not waited for', { skip }, async (t
   mkdirSync(r.path('directory'));
   writeFileSync(r.path('empty'), '');
   for (const source of [r.path('pipe'), r.path('directory'), '/dev/zero', r.path('empty')])
-    await t.rejects(r.import(source), { code: 'BAD_IMAGE' }, source);
-  await t.rejects(r.import(r.path('none')), { code: 'NOT_FOUND' });
-  await t.rejects(r.import('relative'), { code: 'INVALID_ARGUMENT' });
-  await t.rejects(r.import('file:///etc/passwd'), { code: 'INVALID_ARGUMENT' });
+    await t.rejects(r.work(source), { code: 'BAD_IMAGE' }, source);
+  await t.rejects(r.work(r.path('none')), { code: 'NOT_FOUND' });
+  await t.rejects(r.work('relative'), { code: 'INVALID_ARGUMENT' });
+  await t.rejects(r.work('file:///etc/passwd'), { code: 'INVALID_ARGUMENT' });
   t.same(r.described, []);
 });
 
@@ -426,7 +441,7 @@ async function say(...lines: string[]): Promise<[string, number | null]> {
 }
 
 t.test('the import process checks what it is told', async (t) => {
-  for (const line of ['hello', '{}', '{"version":2}', '[]']) {
+  for (const line of ['hello', '{"version":2}']) {
     const [answer, status] = await say(line);
     t.match(JSON.parse(answer), { error: { code: 'PROTOCOL' } });
     t.equal(status, 1);
