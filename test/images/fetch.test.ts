@@ -44,7 +44,7 @@ interface Behaviour {
   /** Bytes of each answer before the connection is cut; undefined: all. */
   cutAfter?: number | undefined;
   /** What the server does with a range. */
-  ranges: 'right' | 'ignored' | 'shifted' | 'unsaid' | 'refused' | 'other-total';
+  ranges: 'right' | 'ignored' | 'shifted' | 'unsaid' | 'refused' | 'other-total' | 'unconditional';
   status?: number;
 }
 
@@ -96,7 +96,8 @@ function head(behaviour: Behaviour, request: IncomingMessage, response: ServerRe
     response.writeHead(416);
     return bytes.length;
   }
-  if (range === null || ranges === 'ignored' || request.headers['if-range'] !== etag) {
+  const isSame = ranges === 'unconditional' || request.headers['if-range'] === etag;
+  if (range === null || ranges === 'ignored' || !isSame) {
     response.writeHead(200, { 'content-length': bytes.length });
     return 0;
   }
@@ -144,6 +145,25 @@ t.test('another version of the file is fetched from its begin', async (t) => {
   t.teardown(() => clearInterval(timer));
   t.equal(sha256(await fetching), sha256(other), 'nothing of the old one is in it');
 });
+
+t.test(
+  'a part of another version is refused by its ETag, also from a server that sends it all the same',
+  async (t) => {
+    const r = await rig(t, { cutAfter: 6 * MiB, ranges: 'unconditional' });
+    // Of the same size: nothing but the ETag tells the two apart.
+    const other = seededRandom(5).bytes(content.length);
+    const fetching = r.fetch();
+    const timer = setInterval(() => {
+      if (r.asked.length < 1) return;
+      clearInterval(timer);
+      Object.assign(r.behaviour, { bytes: other, etag: '"two"', cutAfter: undefined });
+    }, 1);
+    t.teardown(() => clearInterval(timer));
+    t.equal(sha256(await fetching), sha256(other), 'nothing of the old one is in it');
+    t.match(r.asked[1], /^bytes=/, 'it was asked for the rest');
+    t.equal(r.asked[2], undefined, 'and then for all of it');
+  },
+);
 
 t.test('a weak ETag, or none, proves nothing', async (t) => {
   for (const etag of ['W/"one"', null]) {
@@ -193,7 +213,9 @@ t.test('only what is surely on the disk is gone on with', async (t) => {
   // As after a loss of power: the tail was never written, other bytes are in its place.
   const bytes = readFileSync(`${r.directory}/${data}`);
   writeFileSync(`${r.directory}/${identity}`, JSON.stringify({ ...known, syncedBytes: 5 * MiB }));
-  writeFileSync(`${r.directory}/${data}`, bytes.fill(0, 5 * MiB));
+  // The file is even longer than what is to come: nothing behind the last sync may stay.
+  const tail = Buffer.alloc(25 * MiB - bytes.length);
+  writeFileSync(`${r.directory}/${data}`, Buffer.concat([bytes.fill(0, 5 * MiB), tail]));
   r.behaviour.cutAfter = undefined;
   r.asked.length = 0;
   t.ok((await r.fetch()).equals(content));
