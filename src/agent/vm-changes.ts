@@ -189,8 +189,7 @@ export class VmChanges {
           await this.#joinNic(whole, joining);
           return { nic: nic.name };
         } catch (error) {
-          await this.#leaveNic(whole, joining).catch(() => {}); // the reason is thrown below
-          await documents.update(document, (now) => withoutNic(now, nic.name));
+          await this.#giveUpNic(whole, joining, error);
           throw error;
         }
       },
@@ -308,6 +307,19 @@ export class VmChanges {
     const { table } = this.#options;
     if (isAlive(await table.inspect(document)))
       await (await table.guest(document)).detachCard(name);
+  }
+
+  /** The same for a card: what the guest may still have stays in the document as `leaving`. */
+  async #giveUpNic(document: VmDocument, nic: NicDocument, cause: unknown): Promise<void> {
+    try {
+      const leaving: NicDocument = { ...nic, transit: 'leaving' };
+      await this.#finishNic(await this.#setNic(document, leaving), leaving);
+    } catch (error) {
+      this.#options.logger.error(
+        { err: error, cause, vm: document.name, nic: nic.name },
+        'a card that could not be attached could not be taken back either',
+      );
+    }
   }
 
   #setDisk(document: VmDocument, disk: VmDocumentDisk): Promise<VmDocument> {

@@ -2,8 +2,9 @@
  * A VM like another one: clones of all its disks as they were at one instant, another id, other MAC addresses and leases.
  *
  * The snapshots that the clones start from carry the label `dvce.clone` and stay as long as the clones do. A guest that runs is
- * not stopped: its disks are what they would be after a power cut. What an agent that ends half way leaves is removed by its
- * successor, as with every VM that is being made.
+ * not stopped: its disks are what they would be after a power cut. What waits for the next start of the source is what the
+ * clone starts with, since it never ran. What an agent that ends half way leaves is removed by its successor, as with every
+ * VM that is being made, and the snapshots with it: the document says which volumes got one.
  */
 import type { Operation, VmClone } from '../api/index.ts';
 import { urls } from '../api/index.ts';
@@ -71,16 +72,18 @@ export class VmClones {
   async #make(source: VmDocument, name: string, request: VmClone): Promise<{ vm: string }> {
     const { documents, blockd, nics, remove } = this.#options;
     const id = randomUuid(this.#options.random);
-    const claim = await nics.claim(id, wantedAgain(nicsOf(source)));
-    const plans = source.disks
-      .filter(({ transit }) => transit !== 'leaving')
-      .map((disk, at) => planClone(disk, name, at));
+    const claim = await nics.claim(id, wantedAgain(nicsOf(source).filter(stays)));
+    const plans = source.disks.filter(stays).map((disk, at) => planClone(disk, name, at));
+    const cutFrom = source.disks
+      .filter((disk) => stays(disk) && !disk.readOnly)
+      .map(({ path }) => path);
     const document: VmDocument = {
       ...ownFieldsOf(source),
       id,
       name,
       desired: 'stopped',
       half: 'creating',
+      cutFrom,
       nics: claim.nics,
       labels: request.labels ?? source.labels,
       createdAt: new Date(this.#options.clock.wallMs()).toISOString(),
@@ -89,13 +92,16 @@ export class VmClones {
     };
     await documents.create(document).finally(claim.release);
     try {
-      const snapshot = await this.#cut(source, document);
+      const snapshot = await this.#cut(document, cutFrom);
       const disks: VmDocumentDisk[] = [];
       for (const { disk, from } of plans) {
         const make: DiskPlan['make'] = disk.owned ? { cloneOf: `${from}@${snapshot}` } : null;
         disks.push(await provideDisk(blockd, id, { disk, make }));
       }
-      await documents.update(document, ({ half: _, ...whole }) => ({ ...whole, disks }));
+      await documents.update(document, ({ half: _, cutFrom: __, ...whole }) => ({
+        ...whole,
+        disks,
+      }));
       return { vm: urls.vm(name) };
     } catch (error) {
       await remove(document);
@@ -104,11 +110,8 @@ export class VmClones {
   }
 
   /** All disks that are written to, at one instant. @returns the name of the snapshots */
-  async #cut(source: VmDocument, { id, name: vm }: VmDocument): Promise<string> {
-    const name = `clone-${id.slice(0, 8)}`;
-    const paths = source.disks
-      .filter(({ transit, readOnly }) => transit !== 'leaving' && !readOnly)
-      .map(({ path }) => path);
+  async #cut({ id, name: vm }: VmDocument, paths: string[]): Promise<string> {
+    const name = cutName(id);
     if (paths.length > 0)
       await this.#options.blockd.call(
         'snapshot.create-set',
@@ -117,7 +120,27 @@ export class VmClones {
       );
     return name;
   }
+
+  /** A clone could not be made: the snapshots that it was to start from go, after its volumes. */
+  async dropCuts({ id, cutFrom = [] }: VmDocument): Promise<void> {
+    const { blockd } = this.#options;
+    for (const path of cutFrom)
+      try {
+        await blockd.call(
+          'snapshot.delete',
+          { path, name: cutName(id) },
+          { timeoutMs: limits.blockdLongCallMs },
+        );
+      } catch (error) {
+        // It had not come that far, or the source is gone.
+        if (!(error instanceof DvceError && error.code === 'NOT_FOUND')) throw error;
+      }
+  }
 }
+
+const cutName = (id: string): string => `clone-${id.slice(0, 8)}`;
+
+const stays = ({ transit }: { transit?: string }): boolean => transit !== 'leaving';
 
 /** A disk that is only read is shared. */
 function planClone(
@@ -140,7 +163,8 @@ function ownFieldsOf(source: VmDocument): VmDocument {
     held: _held,
     restartDue: _restartDue,
     network: _network,
+    pending = {},
     ...rest
   } = source;
-  return rest;
+  return { ...rest, ...pending };
 }

@@ -186,7 +186,7 @@ export async function discardDisk(
   disk: VmDocumentDisk,
 ): Promise<void> {
   for (const { path } of await ownedVolumes(blockd, { id: vmId, disks: [disk] }))
-    await blockd.call('volume.delete', { path }, long);
+    await blockd.call('volume.delete', { path, now: true }, long);
 }
 
 /** The volumes that were made for this VM and may go with it. */
@@ -218,7 +218,9 @@ export async function refuseProtected(blockd: DataProcess, document: VmDocument)
   if (kept !== undefined) throw new DvceError('PROTECTED', { kind: 'volume', name: kept.path });
 }
 
+/** Those of a VM that was never whole are nothing to have back from the trash. */
 export async function deleteOwnedDisks(blockd: DataProcess, document: VmDocument): Promise<void> {
+  const now = document.half === 'creating';
   for (const { path } of await ownedVolumes(blockd, document))
-    await blockd.call('volume.delete', { path }, long);
+    await blockd.call('volume.delete', { path, now }, long);
 }

@@ -106,7 +106,8 @@ export class VmKeeper {
   }
 
   async #look(): Promise<void> {
-    const { table } = this.#options;
+    const { table, power } = this.#options;
+    await power.settle(table);
     for (const document of await table.documents()) {
       const isWanted = document.desired === 'running' && document.half === undefined;
       if (!isWanted || document.held !== undefined) continue;

@@ -12,6 +12,7 @@
  * | held | why it is not started again by itself; a start by somebody clears it |
  * | restartDue | a crash was counted, and the restart that follows has not begun |
  * | pending | hardware that it gets at its next start |
+ * | cutFrom | while it is being made as a clone: the volumes that got a snapshot for it |
  * | rollback | id of the VM snapshot that it is being set back to: this document is as it was then, some disks may not be yet |
  */
 import Type from 'typebox';
@@ -25,6 +26,7 @@ export const lifeFields = {
   crashes: Type.Optional(Type.Array(Type.String())),
   held: Type.Optional(Type.String()),
   restartDue: Type.Optional(Type.Boolean()),
+  cutFrom: Type.Optional(Type.Array(Type.String())),
   pending: Type.Optional(
     Type.Object({
       cpus: Type.Optional(Type.Integer({ minimum: 1 })),

@@ -8,9 +8,10 @@
  */
 import type { Operation, OperationKind, Vm } from '../api/index.ts';
 import { urls } from '../api/index.ts';
-import { checkName, DvceError } from '../base/index.ts';
+import { checkName, DvceError, type Timers } from '../base/index.ts';
 import type { Hypervisor, RunningGuest, VmObservation } from '../vm/index.ts';
 import type { OperationHandle, Operations } from './operations.ts';
+import { unlessAway } from './store-away.ts';
 import type { VmDocument, VmDocuments, VmEntry } from './vm-documents.ts';
 import { definitionOf, isAlive, unreadableView, viewOf } from './vm-view.ts';
 
@@ -18,11 +19,14 @@ export interface VmTableOptions {
   readonly documents: VmDocuments;
   readonly driver: Hypervisor;
   readonly operations: Operations;
+  readonly timers: Timers;
 }
 
 export interface VmOperation {
   readonly kind: OperationKind;
   readonly mayCancel: boolean;
+  /** The document as it was seen last will do when the store does not answer. */
+  readonly withoutStore?: boolean;
   /** Refuses by throwing, before there is an operation. */
   readonly check?: (document: VmDocument) => Promise<void>;
   /** `release` ends the time in which nothing else may be done to the VM, before the operation ends. */
@@ -40,6 +44,8 @@ export class VmTable {
   readonly #options: VmTableOptions;
   /** Name of the VM -> what is being done to it. */
   readonly #busy = new Map<string, string>();
+  /** All readable documents as they were seen last, by name. */
+  #seen: ReadonlyMap<string, VmDocument> = new Map();
 
   constructor(options: VmTableOptions) {
     this.#options = options;
@@ -56,7 +62,17 @@ export class VmTable {
   /** All readable ones. */
   async documents(): Promise<VmDocument[]> {
     const entries = await this.#options.documents.list();
-    return entries.flatMap((entry) => ('document' in entry ? [entry.document] : []));
+    const documents = entries.flatMap((entry) => ('document' in entry ? [entry.document] : []));
+    this.#seen = new Map(documents.map((document) => [document.name, document]));
+    return documents;
+  }
+
+  /** A readable document; one that was seen before when the store does not answer. */
+  async #documentOrSeen(name: string): Promise<VmDocument> {
+    const found = await unlessAway(this.#options.timers, this.document(name));
+    const document = found?.value ?? this.#seen.get(name);
+    // Nothing is known of it: wait for the store, or say what is the matter with it.
+    return document ?? this.document(name);
   }
 
   async list(): Promise<Vm[]> {
@@ -106,10 +122,11 @@ export class VmTable {
   }
 
   /** Begin an operation on a VM that nothing else is being done to. */
-  async operate(name: string, { kind, mayCancel, check, work }: VmOperation): Promise<Operation> {
+  async operate(name: string, operation: VmOperation): Promise<Operation> {
+    const { kind, mayCancel, check, work, withoutStore = false } = operation;
     const release = this.take(checkName(name), kind);
     try {
-      const document = await this.document(name);
+      const document = await (withoutStore ? this.#documentOrSeen(name) : this.document(name));
       if (document.rollback !== undefined && !duringRollback.has(kind)) throw unfinished(document);
       await check?.(document);
       return await this.#options.operations.begin({

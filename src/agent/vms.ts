@@ -185,6 +185,7 @@ export class Vms {
     return this.table.operate(name, {
       kind: 'vm.stop',
       mayCancel: false,
+      withoutStore: true,
       work: (document) => this.#power.stop(document, force ? 0 : timeoutMs),
     });
   }
@@ -309,13 +310,14 @@ export class Vms {
 
   async #remove(document: VmDocument, withDisks: boolean): Promise<void> {
     const { documents, driver, blockd } = this.#options;
-    await documents.update(document, (now) => ({
+    const leaving = await documents.update(document, (now) => ({
       ...now,
       half: now.half ?? 'deleting',
       disks: withDisks ? now.disks : [],
     }));
     await detachDisks(blockd, document);
-    if (withDisks) await deleteOwnedDisks(blockd, document);
+    if (withDisks) await deleteOwnedDisks(blockd, leaving);
+    await this.clones.dropCuts(leaving);
     await driver.forget(definitionOf(document));
     await this.snapshots.forget(document);
     await documents.remove(document);

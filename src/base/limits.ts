@@ -437,6 +437,11 @@ export const limitTable = {
   apiFilterTermsMax: limit(16, 'count', 'terms of one filter'),
   apiTurnMs: limit(30_000, 'ms', 'a change waits this long for another change of the same object'),
   idempotencyRunningMax: limit(256, 'count', 'requests with a key that run at the same time'),
+  idempotencyWaitMs: limit(
+    100_000,
+    'ms',
+    'how long a request waits for the answer to an earlier one with its key; less than a client waits',
+  ),
   idempotencyKept: limit(10_000, 'count', 'kept answers of requests with a key'),
   idempotencyAgeMs: limit(86_400_000, 'ms', 'a day: whoever asks again later means something new'),
   idempotencyBodyMax: limit(64 * KiB, 'bytes', 'a longer answer is not kept'),
@@ -495,6 +500,11 @@ export const limitTable = {
     64,
     'count',
     'virtual processors of one VM; far below what the machine types take',
+  ),
+  vmStorePatienceMs: limit(
+    3000,
+    'ms',
+    'how long the end of a guest waits for a store that does not answer; then it is recorded when the store is back',
   ),
   vmRestartsMax: limit(
     3,

@@ -47,8 +47,8 @@ export class Freezing {
         advice: `They go on by themselves within ${limits.vmFrozenMs / 1000} seconds.`,
       });
     const lastMs = clock.monotonicMs() + deadlineMs;
-    // One without an agent has nothing to thaw either.
-    await agent.freezeStatus(deadlineMs);
+    // One without an agent is told soon, and has nothing to thaw either.
+    await agent.freezeStatus(Math.min(deadlineMs, limits.vmGuestAgentMs));
     await writeFile(mark, '');
     this.#endMs = clock.monotonicMs() + limits.vmFrozenMs;
     try {
@@ -62,21 +62,24 @@ export class Freezing {
 
   /** @throws TIMED_OUT when it did not stay frozen until now */
   async thaw(deadlineMs: number): Promise<void> {
-    const { vm, clock, agent } = this.#options;
-    const stayed = this.#endMs !== null;
+    const { clock, agent } = this.#options;
+    if (this.#endMs === null) throw this.#lapsed();
     let count: number;
     try {
       count = await agent.thaw(deadlineMs);
     } catch (error) {
-      if (this.#endMs !== null) this.#endMs = clock.monotonicMs();
+      this.#endMs = clock.monotonicMs();
       throw error;
     }
     await this.forget();
-    if (!stayed || (count === 0 && this.#count > 0))
-      throw new DvceError('TIMED_OUT', {
-        what: `holding the file systems of VM ${vm}, which went on by themselves,`,
-        ms: limits.vmFrozenMs,
-      });
+    if (count === 0 && this.#count > 0) throw this.#lapsed();
+  }
+
+  #lapsed(): DvceError {
+    return new DvceError('TIMED_OUT', {
+      what: `holding the file systems of VM ${this.#options.vm} (they are not frozen any more)`,
+      ms: limits.vmFrozenMs,
+    });
   }
 
   /** The guest goes on, or begins anew. */

@@ -32,7 +32,7 @@ import { limitConsoleLog, tail } from './console-log.ts';
 import type { VmDefinition, VmObservation, VmPhase } from './driver.ts';
 import { Freezing } from './freezing.ts';
 import { GuestAgent } from './guest-agent.ts';
-import { lastWords } from './hypervisor-log.ts';
+import { lastWords, noteEnd, noteRunning } from './hypervisor-log.ts';
 import { isAlive, killProcess, type ProcessIdentity, waitGone } from './processes.ts';
 import { QmpClient, type QmpCommand, type QmpEvent, type QmpResult } from './qmp.ts';
 import { Readiness } from './readiness.ts';
@@ -144,6 +144,7 @@ export class Guest {
     if (this.#options.child === undefined) {
       await this.#restarter.takeOver();
       await this.freezing.takeOver();
+      await noteRunning(this.paths.hypervisorLog);
     }
     await this.#refresh();
     this.#quietly(this.#watch());
@@ -211,6 +212,7 @@ export class Guest {
   async kill(): Promise<void> {
     const { vm, clock, timers } = this.#options;
     this.#shutdownReason ??= 'killed';
+    await noteEnd(this.paths.hypervisorLog);
     try {
       await this.#qmp?.execute('quit', limits.vmQuitMs);
       await waitGone(this.identity, limits.vmQuitMs, clock, timers);

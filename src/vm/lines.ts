@@ -40,7 +40,9 @@ export async function connectJsonLines(options: JsonLinesOptions): Promise<JsonL
   } catch (error) {
     socket.on('error', () => {}); // the reason is thrown below; a late one adds nothing
     socket.destroy();
-    throw error;
+    if (error instanceof DvceError) throw error;
+    const reason = error instanceof Error ? error.message : String(error);
+    throw new DvceError('PROTOCOL', { peer, reason }, error);
   }
   const fail = (reason: string): void => {
     socket.destroy(new DvceError('PROTOCOL', { peer, reason }));

@@ -6,7 +6,7 @@
  * records it, so none can be missing, stale, or written too late.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
-import { closeSync, constants, openSync } from 'node:fs';
+import { closeSync, constants, openSync, rmSync } from 'node:fs';
 import { access, readdir, readFile } from 'node:fs/promises';
 import { type Clock, DvceError, limits, sleep, systemCode, type Timers } from '../base/index.ts';
 
@@ -93,15 +93,16 @@ function signal(pid: number, name: NodeJS.Signals): void {
 }
 
 /**
- * Start a program in a session of its own: it neither ends nor gets signals with this process. Its output goes to
- * `outputPath`, which is emptied first.
+ * Start a program in a session of its own: it neither ends nor gets signals with this process. Its output goes to the end of
+ * `outputPath`, which is emptied first and may get lines of others.
  */
 export function spawnDetached(
   binary: string,
   args: readonly string[],
   outputPath: string,
 ): ChildProcess {
-  const output = openSync(outputPath, 'w', 0o600);
+  rmSync(outputPath, { force: true });
+  const output = openSync(outputPath, 'a', 0o600);
   try {
     const child = spawn(binary, args, {
       detached: true,

@@ -23,7 +23,7 @@ import { Cgroups } from './cgroup.ts';
 import { compilePattern, startConsoleLog } from './console-log.ts';
 import type { Hypervisor, RunningGuest, VmDefinition, VmObservation } from './driver.ts';
 import { Guest } from './guest.ts';
-import { endFromLog } from './hypervisor-log.ts';
+import { endFromLog, noteEnd } from './hypervisor-log.ts';
 import { versionOfMachine } from './machine.ts';
 import { findByArgument, identify, killProcess, spawnDetached } from './processes.ts';
 import { runningGuest } from './running-guest.ts';
@@ -83,8 +83,11 @@ class QemuDriver implements Hypervisor {
       const guest = this.#guests.get(vm.id);
       if (guest !== undefined) return guest.kill();
       const { clock, timers } = this.#options;
-      const identity = await findByArgument(controlArgument(this.#paths(vm)));
-      if (identity !== undefined) await killProcess(identity, vm.name, clock, timers);
+      const paths = this.#paths(vm);
+      const identity = await findByArgument(controlArgument(paths));
+      if (identity === undefined) return;
+      await noteEnd(paths.hypervisorLog);
+      await killProcess(identity, vm.name, clock, timers);
     });
   }
 

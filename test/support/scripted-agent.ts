@@ -11,6 +11,9 @@ export class ScriptedAgent {
   /** Command -> what is answered; a command that is not here gets an error. */
   readonly answers = new Map<string, unknown>([['guest-ping', {}]]);
   readonly commands: string[] = [];
+  /** Commands that it takes and never answers. */
+  readonly silent = new Set<string>();
+  onCommand: (command: string) => void = () => {};
   connections = 0;
   /** Sent before the first answer of a conversation: what an earlier one left. */
   leftovers = '';
@@ -34,6 +37,8 @@ export class ScriptedAgent {
       for (const line of bytes.toString().split('\n').filter(Boolean)) {
         const question = JSON.parse(line) as Question;
         this.commands.push(question.execute);
+        this.onCommand(question.execute);
+        if (this.silent.has(question.execute)) continue;
         const reply = (): void => void socket.write(this.#answer(question));
         if (this.#listens) reply();
         else this.#waiting.push(reply);

@@ -191,7 +191,10 @@ t.test('a peer that hangs up instead of greeting', async (t) => {
 });
 
 t.test('nobody listens', async (t) => {
-  await t.rejects(connectQuickly(`/tmp/dvce-none-${process.pid}.sock`), { code: 'ENOENT' });
+  await t.rejects(connectQuickly(`/tmp/dvce-none-${process.pid}.sock`), {
+    code: 'PROTOCOL',
+    message: /ENOENT/,
+  });
 });
 
 for (const [what, bytes] of [
