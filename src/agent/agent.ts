@@ -180,7 +180,7 @@ export class Agent {
       logger,
     });
     for (const path of [layout.state, layout.log]) await files.makeDirectory(path);
-    const keys = await IdempotencyKeys.open(layout.idempotency, clock, logger);
+    const keys = await IdempotencyKeys.open(layout.idempotency, clock, timers, logger);
     const tokens = await Tokens.open({ path: layout.tokens, files, clock, random, logger });
     const audit = new AuditLog(layout.audit, logger);
     return new Agent(options, opened, documents, { events, tokens, audit, keys });

@@ -159,6 +159,7 @@ const resizeVolume: MakePlan = async (agent, asked) => {
       size: sizeBytes,
       reason: `the volume has ${volume.sizeBytes} bytes and is only made smaller when told so`,
     });
+  if (sizeBytes < volume.sizeBytes) refuseAttached(volume);
   const detail = `${formatSize(volume.sizeBytes)} -> ${formatSize(sizeBytes)}`;
   return [step('change', urls.volume(volume.path), detail)];
 };
@@ -294,7 +295,10 @@ const stopVm: MakePlan = async (agent, { params, body }) => {
 };
 
 const deleteVm: MakePlan = async (agent, { params, query }) => {
-  const vm = await mayRun(agent, params['name'] ?? '', false);
+  const name = params['name'] ?? '';
+  const { protected: isProtected } = await agent.vms.get(name);
+  if (isProtected) throw new DvceError('PROTECTED', { kind: 'vm', name });
+  const vm = await mayRun(agent, name, false);
   const keepAll = query['keepDisks'] === true;
   const steps = [step('delete', urls.vm(vm.name))];
   for (const { path, owned } of vm.disks) {

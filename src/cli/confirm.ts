@@ -1,4 +1,5 @@
 /** Nothing is destroyed by a slip: the name is typed again, or `--yes` is given. */
+import { Planned } from '../api/client.ts';
 import { DvceError, systemCode } from '../base/errors.ts';
 import type { Context } from './context.ts';
 import type { Step } from './plan.ts';
@@ -39,15 +40,24 @@ export async function confirm(
   });
 }
 
-/** Print what would happen; true when this was all that was asked for. */
+/**
+ * Print what would happen; true when this was all that was asked for. `change` then only asks the agent, whose refusal is that of
+ * the change itself, with its exit code: whoever looks first must not be told that it will work.
+ */
 export async function dryRun(
   context: Context,
   given: Given,
   plan: () => Promise<readonly Step[]>,
+  change: () => Promise<unknown>,
 ): Promise<boolean> {
   if (!given.flag('dryRun')) return false;
   const { printPlan } = await import('./plan.ts');
   await printPlan(context.output, await plan());
+  try {
+    await change();
+  } catch (error) {
+    if (!(error instanceof Planned)) throw error;
+  }
   return true;
 }
 

@@ -23,7 +23,7 @@ import {
 import type { Operations } from '../operations.ts';
 import { inTheNameOf } from '../requestor.ts';
 import type { Server } from '../routes/types.ts';
-import { isJudged, needsOfBody } from './body-needs.ts';
+import { isJudged, needsOfBody, needsOfCollection } from './body-needs.ts';
 
 declare module 'fastify' {
   interface FastifyContextConfig {
@@ -99,11 +99,11 @@ function needOfUrl(pattern: string, request: FastifyRequest): Need | 'the items 
   // Judged when it is known which objects they are about: in the list hook, the body, the stream, the operation.
   if (noun === 'operations' || noun === 'events' || noun === 'openapi.json')
     return 'the items decide';
-  if (parameter === '' && ['volumes', 'vms', 'images', 'networks', 'clones'].includes(noun))
-    return request.method === 'GET' || isJudged(operationOf(request))
-      ? 'the items decide'
-      : { role, path: '/' };
-  if (!parameter.startsWith(':')) return { role, path: '/' };
+  if (!parameter.startsWith(':')) {
+    const isListed = parameter === '' && ['volumes', 'vms', 'images', 'networks'].includes(noun);
+    const isSplit = request.method === 'GET' ? isListed : isJudged(operationOf(request));
+    return isSplit ? 'the items decide' : { role, path: '/' };
+  }
   return { role, path: pathOf(noun, params[parameter.slice(1)] ?? '') };
 }
 
@@ -117,7 +117,8 @@ function refuse(request: FastifyRequest, identity: Identity, agent: Asked): void
     demandOperation(agent, identity, id, role, whatOf(request));
     return;
   }
-  for (const need of needsOfBody(operationOf(request), request.method, request.body, role))
+  const judge = /^\/v1\/[^/]+\/:/.test(pattern) ? needsOfBody : needsOfCollection;
+  for (const need of judge(operationOf(request), request.method, request.body, role))
     demand(identity, need, whatOf(request));
 }
 

@@ -2,7 +2,7 @@
  * Idempotency-Key on POST: a client that got no answer asks again with the same key and gets the answer of the first time.
  *
  *   key, new            --> run, keep the answer (with a sync) before it is sent
- *   key, being answered --> wait for that answer
+ *   key, being answered --> wait for that answer, at most limits.idempotencyWaitMs; then 429
  *   key, answered       --> that answer again, with `idempotency-replayed: true`; an other request under the key: 422
  *
  * Invariants
@@ -15,7 +15,14 @@ import { createHash } from 'node:crypto';
 import { mkdir } from 'node:fs/promises';
 import { ClassicLevel } from 'classic-level';
 import type { FastifyReply, FastifyRequest } from 'fastify';
-import { type Clock, DvceError, type Logger, limits, toDvceError } from '../../base/index.ts';
+import {
+  type Clock,
+  DvceError,
+  type Logger,
+  limits,
+  type Timers,
+  toDvceError,
+} from '../../base/index.ts';
 import type { Server } from '../routes/types.ts';
 import { HttpRefusal } from './errors.ts';
 import { identityOf } from './guard.ts';
@@ -43,18 +50,30 @@ interface Asked {
 export class IdempotencyKeys {
   readonly #level: ClassicLevel<string, Kept>;
   readonly #clock: Clock;
+  readonly #timers: Timers;
   readonly #running = new Map<string, Waiting>();
   /** Name -> when it was kept; oldest first. */
   readonly #ages: Map<string, number>;
 
-  private constructor(level: ClassicLevel<string, Kept>, clock: Clock, ages: Map<string, number>) {
+  private constructor(
+    level: ClassicLevel<string, Kept>,
+    clock: Clock,
+    timers: Timers,
+    ages: Map<string, number>,
+  ) {
     this.#level = level;
     this.#clock = clock;
+    this.#timers = timers;
     this.#ages = ages;
   }
 
   /** What is kept may be lost without harm to the objects, so a store that cannot be opened is begun anew. */
-  static async open(directory: string, clock: Clock, logger: Logger): Promise<IdempotencyKeys> {
+  static async open(
+    directory: string,
+    clock: Clock,
+    timers: Timers,
+    logger: Logger,
+  ): Promise<IdempotencyKeys> {
     const tried = await openLevel(directory).catch(async (error: unknown) => {
       logger.warn(
         { err: toDvceError(error) },
@@ -66,19 +85,21 @@ export class IdempotencyKeys {
     const ages: [string, number][] = [];
     for await (const [name, { atMs }] of tried.iterator()) ages.push([name, atMs]);
     ages.sort((a, b) => a[1] - b[1]);
-    const keys = new IdempotencyKeys(tried, clock, new Map(ages));
+    const keys = new IdempotencyKeys(tried, clock, timers, new Map(ages));
     await keys.#prune();
     return keys;
   }
 
   /** The answer to give, or undefined: the caller runs the request, and then calls `end`. */
   async begin({ name, fingerprint }: Asked): Promise<Kept | undefined> {
-    const running = this.#running.get(name);
-    if (running !== undefined) {
+    const endMs = this.#clock.monotonicMs() + limits.idempotencyWaitMs;
+    for (;;) {
+      const running = this.#running.get(name);
+      if (running === undefined) break;
       this.#compare(running.fingerprint, fingerprint);
-      const kept = await running.done;
+      const kept = await this.#within(running.done, endMs);
+      if (kept !== undefined) return kept;
       // The first one failed: this one is a new attempt, or waits for the one that was faster.
-      return kept ?? this.begin({ name, fingerprint });
     }
     if (this.#running.size >= limits.idempotencyRunningMax)
       throw new DvceError('BUSY', {
@@ -97,6 +118,24 @@ export class IdempotencyKeys {
     } catch (error) {
       this.#finish(name, undefined);
       throw error;
+    }
+  }
+
+  /** @throws BUSY when the first request is not answered by then */
+  async #within(done: Promise<Kept | undefined>, endMs: number): Promise<Kept | undefined> {
+    const late = Promise.withResolvers<never>();
+    const timer = this.#timers.after(Math.max(0, endMs - this.#clock.monotonicMs()), () =>
+      late.reject(
+        new DvceError('BUSY', {
+          what: 'the first request with this Idempotency-Key',
+          reason: `it was not answered within ${limits.idempotencyWaitMs} ms`,
+        }),
+      ),
+    );
+    try {
+      return await Promise.race([done, late.promise]);
+    } finally {
+      timer.cancel();
     }
   }
 

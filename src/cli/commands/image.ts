@@ -164,9 +164,10 @@ export const remove: Run = async (context, given) => {
           : `${size(image.sizeBytes)}; clones stay whole`,
       },
     ];
-    if (await dryRun(context, given, plan)) return;
+    const change = () => api.images.delete(name);
+    if (await dryRun(context, given, plan, change)) return;
     await confirm(context, given, `deleting image ${name}`, name);
-    await api.images.delete(name);
+    await change();
     output.note(`Image ${name} deleted.`);
   });
 };

@@ -121,9 +121,10 @@ export const rollback: Run = async (context, given) => {
       },
     ];
   };
-  if (await dryRun(context, given, plan)) return;
+  const change = () => api.snapshots.rollback(path, name);
+  if (await dryRun(context, given, plan, change)) return;
   await confirm(context, given, `setting ${path} back to ${name}`, path);
-  const volume = await api.snapshots.rollback(path, name);
+  const volume = await change();
   output.changed(volume, volume.path, `Volume ${volume.path} is at ${name} again.`);
 };
 
@@ -140,9 +141,10 @@ export const remove: Run = async (context, given) => {
       ];
       return [{ action: 'delete snapshot', object: `${path}@${name}`, note: notes.join('; ') }];
     };
-    if (await dryRun(context, given, plan)) return;
+    const change = () => api.snapshots.delete(path, name);
+    if (await dryRun(context, given, plan, change)) return;
     await confirm(context, given, `deleting snapshot ${path}@${name}`, name);
-    await api.snapshots.delete(path, name);
+    await change();
     output.note(`Snapshot ${path}@${name} deleted.`);
   });
 };

@@ -72,9 +72,10 @@ export const remove: Run = async (context, given) => {
       const disks = (found?.disks ?? []).flatMap((disk) => disk.snapshot ?? []);
       return disks.map((path) => ({ action: 'delete snapshot', object: path, note: '' }));
     };
-    if (await dryRun(context, given, plan)) return;
+    const change = () => api.vms.deleteSnapshot(vm, name);
+    if (await dryRun(context, given, plan, change)) return;
     await confirm(context, given, `deleting snapshot ${vm}@${name}`, name);
-    await api.vms.deleteSnapshot(vm, name);
+    await change();
     output.note(`Snapshot ${vm}@${name} deleted.`);
   });
 };

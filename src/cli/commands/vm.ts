@@ -193,7 +193,11 @@ async function plan({ api }: Context, given: Given) {
   const vm = await api.vms.get(given.argument('name'));
   const running = vm.phase !== 'stopped' && vm.phase !== 'crashed';
   return [
-    { action: 'delete VM', object: vm.name, note: running ? `refused: ${vm.phase}` : '' },
+    {
+      action: 'delete VM',
+      object: vm.name,
+      note: running ? `refused: ${vm.phase}` : vm.protected ? 'refused: protected' : '',
+    },
     ...vm.disks.map(({ path, owned }) => {
       const goes = owned && !given.flag('keepDisks');
       return {
@@ -209,7 +213,8 @@ export const remove: Run = async (context, given) => {
   const { api, output } = context;
   const name = given.argument('name');
   await unlessMissing(context, given, async () => {
-    if (await dryRun(context, given, () => plan(context, given))) return;
+    const change = () => api.vms.delete(name, { keepDisks: given.flag('keepDisks') || undefined });
+    if (await dryRun(context, given, () => plan(context, given), change)) return;
     const vm = await api.vms.get(name);
     if (vm.phase !== 'stopped' && vm.phase !== 'crashed' && vm.phase !== 'unreadable')
       throw new DvceError('VM_STATE', {
@@ -219,7 +224,7 @@ export const remove: Run = async (context, given) => {
         advice: `Stop it first: dvce vm stop ${name}`,
       });
     await confirm(context, given, `deleting VM ${name}`, name);
-    await api.vms.delete(name, { keepDisks: given.flag('keepDisks') || undefined });
+    await change();
     output.note(`VM ${name} deleted.`);
   });
 };

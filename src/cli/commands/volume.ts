@@ -122,10 +122,11 @@ export const resize: Run = async (context, given) => {
       note: `${size(before.sizeBytes)} -> ${size(sizeBytes)}`,
     },
   ];
-  if (await dryRun(context, given, plan)) return;
+  const change = () => api.volumes.resize(path, { sizeBytes, ...(shrink ? { shrink } : {}) });
+  if (await dryRun(context, given, plan, change)) return;
   if (shrink && sizeBytes < before.sizeBytes)
     await confirm(context, given, `giving up what lies beyond ${size(sizeBytes)} of ${path}`, path);
-  const volume = await api.volumes.resize(path, { sizeBytes, ...(shrink ? { shrink } : {}) });
+  const volume = await change();
   output.changed(
     volume,
     volume.path,
@@ -250,11 +251,12 @@ export const remove: Run = async (context, given) => {
   const { api, output } = context;
   const path = given.argument('path');
   await unlessMissing(context, given, async () => {
-    if (await dryRun(context, given, () => plan(context, path))) return;
+    const change = () => api.volumes.delete(path, given.flag('now') ? { now: true } : {});
+    if (await dryRun(context, given, () => plan(context, path), change)) return;
     // Ask only about what exists: a wrong path is told before anything is typed.
     const volume = await api.volumes.get(path);
     await confirm(context, given, `deleting volume ${volume.path}`, volume.path);
-    const kept = await api.volumes.delete(path, given.flag('now') ? { now: true } : {});
+    const kept = await change();
     output.note(
       kept === undefined
         ? `Volume ${volume.path} deleted for good.`
