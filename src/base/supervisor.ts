@@ -10,8 +10,8 @@
  * The runtime has no datagram sockets of the unix family, so `systemd-notify` says it (the unit has NotifyAccess=all). Where
  * nothing of this is in the environment, nothing happens.
  *
- * Invariant: a sign of life is given only after `isWell` answered in time. A process whose event loop stands still gives none
- * by itself; one that runs and is stuck nevertheless gives none either.
+ * Invariant: a sign of life is given only after `isWell` answered. A process whose event loop stands still gives none by
+ * itself; one that runs and is stuck nevertheless gives none either.
  */
 import { spawn } from 'node:child_process';
 import type { Timers } from './clock.ts';
@@ -56,6 +56,8 @@ export interface SupervisorOptions {
 
 /** Signs of life in the time that the service manager waits for one. */
 const signsPerWatchdog = 3;
+/** After an answer that was none it is asked again sooner. */
+const triesPerSign = 5;
 const sayMs = 10_000;
 
 export class Supervisor {
@@ -77,7 +79,7 @@ export class Supervisor {
     return isOurs && time > 0 && Number.isFinite(time) ? time : undefined;
   }
 
-  /** From now on there are signs of life, as long as `isWell` resolves to true in time. */
+  /** From now on there are signs of life, as long as `isWell` resolves to true. */
   async ready(status: string, isWell: () => Promise<boolean>): Promise<void> {
     await this.#tell(['READY=1', `STATUS=${status}`]);
     const { watchdogMs } = this;
@@ -90,27 +92,36 @@ export class Supervisor {
     await this.#tell(['STOPPING=1']);
   }
 
-  #watch(pauseMs: number, isWell: () => Promise<boolean>): void {
-    this.#options.timers.after(pauseMs, () => {
+  #watch(pauseMs: number, isWell: () => Promise<boolean>, delayMs = pauseMs): void {
+    this.#options.timers.after(delayMs, () => {
       if (this.#ended) return;
-      void this.#sign(pauseMs, isWell).finally(() => {
-        if (!this.#ended) this.#watch(pauseMs, isWell);
+      void this.#sign(pauseMs, isWell).then((wasGiven) => {
+        if (!this.#ended) this.#watch(pauseMs, isWell, wasGiven ? pauseMs : pauseMs / triesPerSign);
       });
     });
   }
 
-  async #sign(limitMs: number, isWell: () => Promise<boolean>): Promise<void> {
+  /**
+   * The sign is given when the answer comes, be it late: how long is too long, only the service manager decides. A limit of
+   * our own would make one slow answer, as of a host under load, the end of a process that is well.
+   */
+  async #sign(lateMs: number, isWell: () => Promise<boolean>): Promise<boolean> {
     const { timers, logger } = this.#options;
-    const late = Promise.withResolvers<boolean>();
-    const timer = timers.after(limitMs, () => late.resolve(false));
+    const timer = timers.after(lateMs, () =>
+      logger.warn({ lateMs }, 'a sign of life is late: a part has not answered yet'),
+    );
     try {
-      if (await Promise.race([isWell(), late.promise])) await this.#tell(['WATCHDOG=1']);
-      else logger.error({ limitMs }, 'no sign of life: a part does not answer');
+      if (await isWell()) {
+        await this.#tell(['WATCHDOG=1']);
+        return true;
+      }
+      logger.error({ lateMs }, 'no sign of life: a part is not well');
     } catch (error) {
       logger.error({ err: error }, 'no sign of life: a part does not answer');
     } finally {
       timer.cancel();
     }
+    return false;
   }
 
   async #tell(words: readonly string[]): Promise<void> {

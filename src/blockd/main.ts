@@ -89,7 +89,11 @@ export async function runBlockd(options: BlockdOptions): Promise<number> {
   process.on('SIGINT', onSignal);
   const { env: environment, pid } = process;
   const supervisor = new Supervisor({ environment, pid, timers: systemTimers, logger });
-  void supervisor.ready('serving volumes', () => blockd.isWell());
+  // Ready is who serves: threads that still load their code have not answered yet.
+  blockd.isWell().then(
+    () => supervisor.ready('serving volumes', () => blockd.isWell()),
+    (error: unknown) => logger.error({ err: error }, 'not ready: a thread does not answer'),
+  );
   const code = await blockd.ended;
   lock.release();
   return code;

@@ -94,7 +94,7 @@ async function untilEnded(
     try {
       return await api.operations.wait(operation.id, { signal, onProgress, ...timeoutMs });
     } catch (error) {
-      const away = awayOrThrow(operation, waitMs, error);
+      const away = awayOrThrow(operation, { waitMs, end }, error);
       if (awayMs === undefined) output.note('The agent went away; waiting for it to come back.');
       awayMs ??= now;
       if (now - awayMs >= limits.agentReturnMs) throw lost(operation, away);
@@ -105,12 +105,19 @@ async function untilEnded(
   }
 }
 
-/** Only an agent that does not answer is worth another try. */
-function awayOrThrow(operation: Operation, waitMs: number | undefined, error: unknown): DvceError {
+/** Only an agent that does not answer is worth another try, while the time that was given is not over. */
+function awayOrThrow(
+  operation: Operation,
+  { waitMs, end }: { waitMs: number | undefined; end: number | undefined },
+  error: unknown,
+): DvceError {
   if (!(error instanceof DvceError)) throw error;
   if (error.code === 'AGENT_UNAVAILABLE') return error;
-  if (error.code === 'TIMED_OUT') throw timedOut(operation, waitMs ?? 0, error);
-  throw error;
+  if (error.code !== 'TIMED_OUT') throw error;
+  if (waitMs !== undefined && end !== undefined && systemClock.monotonicMs() >= end)
+    throw timedOut(operation, waitMs, error);
+  // A request that nobody took: one process listens for another, which is slow to start or stuck.
+  return error;
 }
 
 const timedOut = ({ id, kind }: Operation, ms: number, cause: unknown): DvceError =>
@@ -121,8 +128,8 @@ function lost({ id, kind }: Operation, cause: DvceError): DvceError {
   return new DvceError(
     'AGENT_UNAVAILABLE',
     {
-      where: String(where),
-      reason: `${reason}; it went away while operation ${id} (${kind}) was under way. When it runs again, see: dvce op show ${id}`,
+      where: String(where ?? 'its socket'),
+      reason: `${reason ?? cause.message}; it went away while operation ${id} (${kind}) was under way. When it runs again, see: dvce op show ${id}`,
     },
     cause,
   );

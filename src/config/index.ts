@@ -3,10 +3,14 @@
  * variables, flags. Agent, blockd and the command line read the same.
  *
  * Shape: settings.ts is the table, source.ts reads files with positions, configuration.ts decides which value holds and from
- * where, blockd.ts hands blockd its part. Schemas for editors are in schema.ts, which nothing but the generator loads.
+ * where, blockd.ts hands blockd its part. schema.ts is for editors and loaded by whoever asks for it alone.
  *
  * Invariant: whatever is not understood (unknown key, wrong unit, bad YAML) is an error with file, line and column.
  */
+/** The JSON Schema of the file. */
+export const configurationSchema = async (): Promise<object> =>
+  (await import('./schema.ts')).configurationSchema();
+
 export { blockdOptions } from './blockd.ts';
 export {
   Configuration,

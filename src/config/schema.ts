@@ -1,4 +1,4 @@
-/** The configuration file as JSON Schema, for editors and for whoever writes one by a program. Loaded by the generator only. */
+/** The configuration file as JSON Schema, for editors and for whoever writes one by a program. */
 import Type, { type TSchema } from 'typebox';
 import { type SettingSpec, settings, variableOf } from './settings.ts';
 

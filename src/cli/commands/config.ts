@@ -4,6 +4,7 @@ import type { ConfigReload } from '../../api/index.ts';
 import { exitCodes } from '../../base/errors.ts';
 import { nearest } from '../../base/nearest.ts';
 import {
+  configurationSchema,
   readConfiguration,
   type Setting,
   settingList,
@@ -84,6 +85,10 @@ function chosen(all: readonly Setting[], wanted: string | undefined): readonly S
     `${meant === undefined ? '' : `Did you mean ${meant}? `}See: dvce config show`,
   );
 }
+
+export const schema: Run = async ({ output }) => {
+  output.object(await configurationSchema());
+};
 
 export const reload: Run = async (context: Context) => {
   const { api, output } = context;

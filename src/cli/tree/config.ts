@@ -37,6 +37,19 @@ export const config: NounSpec = {
       run: async () => (await load()).show,
     },
     {
+      name: 'schema',
+      summary: 'print the JSON Schema of the configuration file, for editors and programs',
+      details:
+        'Needs no agent. The Debian package has it as /usr/share/dvce/dvce-config.schema.json.',
+      kind: 'local',
+      examples: [
+        'dvce config schema',
+        'dvce config schema -o yaml',
+        'dvce config schema --quiet > dvce-config.schema.json',
+      ],
+      run: async () => (await load()).schema,
+    },
+    {
       name: 'reload',
       summary: 'have the agent read its configuration again, as SIGHUP does',
       details:
