@@ -317,7 +317,7 @@ const createVmSnapshot: MakePlan = async (agent, { params, body }) => {
   const vm = await agent.vms.get(params['name'] ?? '');
   const name = asSnapshotName(text(body['name']));
   if ((await agent.vms.snapshots.list(vm.name)).some((one) => one.name === name))
-    throw new DvceError('ALREADY_EXISTS', { kind: 'vm snapshot', name: `${vm.name}@${name}` });
+    throw new DvceError('ALREADY_EXISTS', { kind: 'snapshot', name: `${vm.name}@${name}` });
   const disks = vm.disks.filter(({ readOnly }) => !readOnly);
   return [
     step('create', urls.vmSnapshot(vm.name, name)),

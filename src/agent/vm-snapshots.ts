@@ -23,7 +23,7 @@ import {
   type Random,
   randomUuid,
 } from '../base/index.ts';
-import type { SnapshotInfo } from '../blockd/index.ts';
+import type { SnapshotInfo, VolumeInfo } from '../blockd/index.ts';
 import type { Hypervisor } from '../vm/index.ts';
 import type { DataProcess } from './data-process.ts';
 import type { VmDocument, VmDocumentDisk, VmDocuments } from './vm-documents.ts';
@@ -79,16 +79,28 @@ export class VmSnapshots {
         await this.#sweep(vm);
         const entries = await this.#stored.of(vm);
         if (entries.some(({ document }) => document.name === name))
-          throw new DvceError('ALREADY_EXISTS', { kind: 'vm snapshot', name: `${vmName}@${name}` });
+          throw new DvceError('ALREADY_EXISTS', { kind: 'snapshot', name: `${vmName}@${name}` });
         if (entries.length >= limits.vmSnapshotsMax)
           throw new DvceError('TOO_LARGE', {
             what: `the list of snapshots of VM ${vmName}`,
             reason: `there are ${entries.length} already`,
             advice: 'Delete what is no longer needed: dvce vm delete-snapshot',
           });
-        if (request.quiesce === true) await table.refuseStopped(vm);
+        if (request.quiesce === true) await this.#refuseSilent(vm);
       },
       work: async (vm) => viewOf(await this.#create(vm, { ...request, name })),
+    });
+  }
+
+  async #refuseSilent(vm: VmDocument): Promise<void> {
+    const { table } = this.#options;
+    await table.refuseStopped(vm);
+    if (await (await table.guest(vm)).agentAnswers(limits.vmGuestAgentMs)) return;
+    throw new DvceError('VM_STATE', {
+      name: vm.name,
+      state: 'running',
+      reason: 'its guest agent does not answer, so it cannot be quiesced',
+      advice: 'Install qemu-guest-agent in the guest, or leave --quiesce out.',
     });
   }
 
@@ -206,7 +218,7 @@ export class VmSnapshots {
     for (const disk of document.vm.disks) {
       const volume = await this.#options.blockd.call('volume.get', { path: disk.path });
       if (volume.id !== disk.volumeId) throw gone(`${disk.path} is another volume now`);
-      if (volume.open !== null && !disk.readOnly)
+      if (isUsed(volume) && !disk.readOnly)
         throw new DvceError('IN_USE', {
           kind: 'volume',
           name: disk.path,
@@ -325,6 +337,10 @@ export class VmSnapshots {
     await this.#stored.remove(document.id);
   }
 }
+
+/** One that was read a moment ago may still be open, and is closed by blockd. */
+const isUsed = ({ open }: VolumeInfo): boolean =>
+  open !== null && (open.attachId !== null || open.connections > 0);
 
 const nameOf = ({ name, vm }: VmSnapshotDocument): string => `${vm.name}@${name}`;
 

@@ -88,7 +88,9 @@ export async function reapVolume(
   for (const log of head.logs) {
     await reapReaderPins(context, log);
     if (!isDeleting && log === head.log) continue;
-    if (!(await reapLog(context, log, reclaimLog))) continue;
+    // The next writer fences the pending scopes (T3); were their directory removed under it, it could not.
+    const mustStay = !isDeleting && head.pending.some((left) => left.log === log);
+    if (!(await reapLog(context, log, reclaimLog, mustStay))) continue;
     isFreed = true;
     await forgetLog(context, head, log);
   }
@@ -107,10 +109,15 @@ async function prepareDeleted(context: HlfsContext, head: HeadDocument): Promise
 }
 
 /** @returns true when the log is gone */
-async function reapLog(context: HlfsContext, log: LogId, reclaimLog: ReclaimLog): Promise<boolean> {
+async function reapLog(
+  context: HlfsContext,
+  log: LogId,
+  reclaimLog: ReclaimLog,
+  mustStay: boolean,
+): Promise<boolean> {
   const positions = await retainedPositions(context, log);
   const isEmpty = await reclaimLog(context, log, positions);
-  if (positions.length > 0 || !isEmpty) return false;
+  if (mustStay || positions.length > 0 || !isEmpty) return false;
   await removeLog(context, log);
   context.logger.info({ log }, 'a log is gone');
   return true;

@@ -1,7 +1,15 @@
 /** Hostile interleavings: a snapshot whose document is late, a flush answered while its batch leaves, damaged journal pages. */
 import t from 'tap';
 import { asSnapshotName } from '../../src/base/index.ts';
-import { findSnapshot, openSnapshot } from '../../src/hlfs/index.ts';
+import {
+  findSnapshot,
+  openSnapshot,
+  readRanges,
+  reap,
+  reclaimLog,
+  requireHead,
+  rollbackVolume,
+} from '../../src/hlfs/index.ts';
 import { filled, flush, ReviewHost, read, reopen, until, write } from '../support/review-host.ts';
 
 const plain = { labels: {}, protected: false };
@@ -115,5 +123,35 @@ t.test(
     await volume.publishAll();
     t.same(await outcome, filled(7));
     for (const done of delayed) done();
+  },
+);
+
+t.test(
+  'the log that a rollback left is not removed under the writer that fences its scope',
+  async (t) => {
+    const host = new ReviewHost(t);
+    const context = await host.start();
+    const id = await host.create(context);
+    const volume = await reopen(context, id);
+    await write(volume, 0, filled(1));
+    await volume.snapshot(asSnapshotName('s'), plain);
+    await volume.close();
+    const target = { id, path: '/v' };
+    const back = () => rollbackVolume(context, target, 's', readRanges, () => undefined);
+    const { log: left } = await back();
+    // Written to, so that it has a writer; nothing keeps its content.
+    const second = await reopen(context, id);
+    await write(second, 0, filled(2));
+    await second.close();
+    await back();
+    await reap(context, reclaimLog);
+    const logs = async () => (await requireHead(context, id)).value.logs;
+    t.ok((await logs()).includes(left), 'it waits for the writer');
+    const third = await reopen(context, id);
+    t.same(await read(third, 0, 4096), filled(1));
+    await third.close();
+    await reap(context, reclaimLog);
+    t.notOk((await logs()).includes(left), 'then it goes');
+    t.strictSame(await context.documents.names(`logs/${left}`), []);
   },
 );

@@ -20,8 +20,18 @@ interface DocumentParams {
   readonly value?: Record<string, unknown>;
 }
 
+interface AnyParams {
+  readonly path?: string;
+  readonly paths?: readonly string[];
+  readonly name?: string;
+  readonly labels?: Record<string, string>;
+  readonly attachId?: string;
+}
+
 export class FakeBlockd implements DataProcess {
   readonly volumes = new Map<string, VolumeInfo>();
+  /** path@name */
+  readonly snapshots = new Set<string>();
   /** path -> attach id */
   readonly attached = new Map<string, string>();
   /** kind/name -> document of the wanted state */
@@ -29,7 +39,19 @@ export class FakeBlockd implements DataProcess {
   readonly calls: string[] = [];
   /** Method -> what it throws, once. */
   readonly failures = new Map<ControlMethod, DvceError>();
+  /** `gone`: every call fails; `hangs`: none is answered, until it ends. */
+  state: 'well' | 'gone' | 'hangs' = 'well';
+  readonly #hanging: (() => void)[] = [];
   #ids = 0;
+
+  /** Another one is started in its place. */
+  restart(): void {
+    this.state = 'gone';
+    for (const end of this.#hanging.splice(0)) end();
+    setImmediate(() => {
+      this.state = 'well';
+    });
+  }
 
   add(
     path: string,
@@ -63,22 +85,17 @@ export class FakeBlockd implements DataProcess {
     method: M,
     params: ControlParams<M>,
   ): Promise<ControlResult<M>> {
-    const {
-      path = '',
-      labels = {},
-      attachId = '',
-    } = params as {
-      path?: string;
-      labels?: Record<string, string>;
-      attachId?: string;
-    };
+    const { path = '' } = params as AnyParams;
+    if (this.state === 'hangs') await new Promise<void>((end) => this.#hanging.push(end));
+    if (this.state !== 'well')
+      throw new DvceError('BLOCKD_UNAVAILABLE', { where: 'here', reason: 'it is away' });
     this.calls.push(`${method} ${path}`.trim());
     const failure = this.failures.get(method);
     this.failures.delete(method);
     if (failure !== undefined) throw failure;
     if (method.startsWith('document.'))
       return this.#document(method, params as DocumentParams) as ControlResult<M>;
-    return this.#answer(method, path, labels, attachId) as ControlResult<M>;
+    return this.#answer(method, params as AnyParams) as ControlResult<M>;
   }
 
   #document(method: ControlMethod, { kind, name, version, value = {} }: DocumentParams): unknown {
@@ -107,9 +124,7 @@ export class FakeBlockd implements DataProcess {
 
   #answer(
     method: ControlMethod,
-    path: string,
-    labels: Record<string, string>,
-    attachId: string,
+    { path = '', labels = {}, attachId = '', paths = [], name = '' }: AnyParams,
   ): unknown {
     const missing = new DvceError('NOT_FOUND', { kind: 'volume', name: path });
     switch (method) {
@@ -135,6 +150,13 @@ export class FakeBlockd implements DataProcess {
       }
       case 'volume.list':
         return { volumes: [...this.volumes.values()] };
+      case 'snapshot.create-set':
+        for (const one of paths) this.snapshots.add(`${one}@${name}`);
+        return { snapshots: [] };
+      case 'snapshot.delete':
+        if (!this.snapshots.delete(`${path}@${name}`))
+          throw new DvceError('NOT_FOUND', { kind: 'snapshot', name: `${path}@${name}` });
+        return {};
       default:
         throw new DvceError('UNSUPPORTED', { what: method, reason: 'a fake', advice: '' });
     }
@@ -152,6 +174,7 @@ export class FakeHypervisor implements Hypervisor {
   startFailure: DvceError | undefined;
   /** What the guest does about the power button. */
   obeysButton = true;
+  agentAnswers = false;
   problems: readonly DvceError[] = [];
   kvmProblem: string | null = null;
   #listener: (vmId: string, observation: VmObservation) => void = () => {};
@@ -238,7 +261,7 @@ export class FakeHypervisor implements Hypervisor {
       attachCard: into,
       detachDisk: out,
       detachCard: out,
-      agentAnswers: async () => false,
+      agentAnswers: async () => this.agentAnswers,
       interfaces: async () => [],
       display: async () => null,
     };
