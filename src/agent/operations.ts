@@ -327,14 +327,18 @@ export class Operations {
   }
 
   /**
-   * Cancel all, wait for those that obey, close the log. One that does not end in time (a guest that is being shut down) is
-   * found interrupted at the next start.
+   * Interrupt all, wait for those that obey, close the log. Nobody cancelled them: they end as after a kill of the agent, and
+   * a download keeps what it has. One that does not end in time (a guest that is being shut down) is found interrupted at the
+   * next start.
    */
   async close(): Promise<void> {
     this.#closed = true;
     const left = [...this.#running.values()];
-    for (const { cancel } of left)
-      cancel.abort(new DvceError('CANCELLED', { what: 'the work of a stopping agent' }));
+    const stopped = new DvceError('INTERRUPTED', {
+      what: 'the operation',
+      advice: 'The agent was stopped while it ran; start it again when wanted.',
+    });
+    for (const { cancel } of left) cancel.abort(stopped);
     const over = Promise.withResolvers<void>();
     const timer = this.#options.timers.after(limits.operationsCloseMs, over.resolve);
     await Promise.race([Promise.allSettled(left.map(({ ended }) => ended)), over.promise]);

@@ -65,7 +65,7 @@ export async function withChild<T>(
     child.once('error', (error) => resolve(error.message));
     child.once('exit', (status, signal) => resolve(`it ended with ${signal ?? status}`));
   });
-  const cancel = (): void => terminate(child, options.timers);
+  const cancel = (): void => terminate(child, options);
   options.signal.addEventListener('abort', cancel, { once: true });
   try {
     return await task(converse(child, request, options, ended));
@@ -78,9 +78,12 @@ export async function withChild<T>(
   }
 }
 
-function terminate(child: ChildProcess, timers: Timers): void {
+/** By the end of its input when its parent is what ends: what it has downloaded is kept then. By a signal when cancelled. */
+function terminate(child: ChildProcess, { signal, timers }: ChildOptions): void {
   if (child.exitCode !== null || child.signalCode !== null) return;
-  child.kill('SIGTERM');
+  const { reason } = signal;
+  if (reason instanceof DvceError && reason.code === 'INTERRUPTED') child.stdin?.destroy();
+  else child.kill('SIGTERM');
   const timer = timers.after(limits.imageCancelMs, () => child.kill('SIGKILL'));
   child.once('exit', () => timer.cancel());
 }

@@ -91,6 +91,21 @@ t.test('cancelled is said only when the work has ended', async (t) => {
   await operations.close();
 });
 
+t.test('the end of the agent interrupts, which is not to cancel', async (t) => {
+  const { operations } = await open(place(t));
+  const { id } = await operations.begin({
+    kind: 'image.import',
+    resources: [],
+    mayCancel: true,
+    work: async ({ signal }) => {
+      await new Promise((resolve) => signal.addEventListener('abort', resolve));
+      throw signal.reason;
+    },
+  });
+  await operations.close();
+  t.match(operations.get(id), { status: 'failed', error: { code: 'INTERRUPTED' } });
+});
+
 t.test('what may not be cancelled refuses, and a failure keeps its error', async (t) => {
   const { operations } = await open(place(t));
   const gate = Promise.withResolvers<void>();

@@ -5,8 +5,10 @@
 // limit: 180 s
 import { execFileSync, spawn, spawnSync } from 'node:child_process';
 import { createHash, randomBytes } from 'node:crypto';
+import { once } from 'node:events';
 import {
   existsSync,
+  mkdirSync,
   mkdtempSync,
   readdirSync,
   readFileSync,
@@ -14,79 +16,21 @@ import {
   statSync,
   writeFileSync,
 } from 'node:fs';
-import type { IncomingMessage, ServerResponse } from 'node:http';
-import { createServer } from 'node:https';
-import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
 import t, { type Test } from 'tap';
 import type { Image, Operation, Snapshot } from '../../src/api/index.ts';
 import { exitCodes, MiB } from '../../src/base/index.ts';
 import { until } from '../support/blockd-process.ts';
-import { makeCertificates } from '../support/certificates.ts';
 import { type Dvce, freshDvce, projectRoot } from '../support/dvce.ts';
+import { nbdServer, publish, sha256 } from '../support/image-sources.ts';
+import { RawNbd } from '../support/nbd-raw.ts';
+import { blockBytes, readStamp, stamp } from '../support/stamped-load.ts';
 
 t.setTimeout(180_000);
-const missing = ['qemu-img', 'openssl'].filter(
+const missing = ['qemu-img', 'qemu-nbd', 'openssl'].filter(
   (tool) => spawnSync(tool, ['--version']).error !== undefined,
 );
 const skip = missing.length > 0 ? `needs ${missing.join(', ')}` : false;
-
-const sha256 = (bytes: Buffer): string => createHash('sha256').update(bytes).digest('hex');
-
-/** A publisher: one image, its checksums; `holdAfter` stops each answer there and keeps the connection. */
-class Publisher {
-  readonly image: Buffer;
-  readonly ranges: (string | undefined)[] = [];
-  etag = '"1"';
-  holdAfter = Number.POSITIVE_INFINITY;
-  sums = '';
-
-  constructor(image: Buffer) {
-    this.image = image;
-    this.sums = `${sha256(image)}  disk.qcow2\n`;
-  }
-
-  readonly answer = (request: IncomingMessage, response: ServerResponse): void => {
-    if (request.url === '/SHA256SUMS') return void response.end(this.sums);
-    if (request.url === '/loop') return void response.writeHead(302, { location: '/loop' }).end();
-    if (request.url !== '/disk.qcow2') return void response.writeHead(404).end();
-    this.ranges.push(request.headers.range);
-    const from = Number(/^bytes=(\d+)-$/.exec(request.headers.range ?? '')?.[1] ?? 0);
-    const { length } = this.image;
-    response.writeHead(from > 0 ? 206 : 200, {
-      etag: this.etag,
-      'content-length': length - from,
-      ...(from > 0 ? { 'content-range': `bytes ${from}-${length - 1}/${length}` } : {}),
-    });
-    const end = Math.min(length, this.holdAfter);
-    response.write(this.image.subarray(from, Math.max(from, end)));
-    if (end === length) response.end();
-  };
-}
-
-async function publish(t: Test, directory: string, image: Buffer) {
-  const certificates = makeCertificates(directory);
-  if (certificates === null) throw new Error('openssl made no certificates');
-  const publisher = new Publisher(image);
-  const server = createServer(
-    { cert: certificates.serverCertificate, key: certificates.serverKey },
-    publisher.answer,
-  );
-  await new Promise<void>((listening) => server.listen(0, '127.0.0.1', listening));
-  t.teardown(() => {
-    server.closeAllConnections();
-    server.close();
-  });
-  const url = `https://127.0.0.1:${(server.address() as AddressInfo).port}`;
-  const catalogue = join(directory, 'images.yaml');
-  writeFileSync(
-    catalogue,
-    `builtin: false\nimages:\n  - name: demo-1\n    url: ${url}/disk.qcow2\n    checksumUrl: ${url}/SHA256SUMS\n    labels: { os: demo }\n`,
-  );
-  const authorities = join(directory, 'authorities.pem');
-  writeFileSync(authorities, certificates.authority);
-  return { publisher, url, catalogue, authorities };
-}
 
 /** Image processes of this installation. */
 function imageProcesses(dvce: Dvce): number[] {
@@ -175,11 +119,22 @@ t.test('from a publisher to a volume and out again, whatever dies', { skip }, as
     await nothing('after it was killed');
   });
 
+  await t.test('the agent is stopped, and the next import goes on', async (t) => {
+    publisher.ranges.length = 0;
+    const id = (await dvce.ok('image import demo-1 --no-wait')).trim();
+    await until('the request', () => publisher.ranges.length === 1);
+    const before = downloaded(dvce);
+    await dvce.ok('down');
+    t.ok(before > 0 && downloaded(dvce) >= before, 'what came is kept');
+    await dvce.ok('up');
+    t.match(await operation(dvce, id), { status: 'failed', error: { code: 'INTERRUPTED' } });
+  });
+
   await t.test('it ends whole, by the digest of the publisher', async (t) => {
     publisher.holdAfter = Number.POSITIVE_INFINITY;
     publisher.ranges.length = 0;
     await dvce.ok('image import demo-1 --protect --label team=lab');
-    t.match(publisher.ranges[0], /^bytes=[1-9]/);
+    t.match(publisher.ranges[0], /^bytes=[1-9]\d{6,}-$/, 'behind what is there');
     t.match(await dvce.json<Image>('image show demo-1'), {
       state: 'ready',
       format: 'qcow2',
@@ -226,6 +181,20 @@ t.test('from a publisher to a volume and out again, whatever dies', { skip }, as
     t.same(readdirSync(join(dvce.data, 'tmp')), []);
   });
 
+  await t.test('from the catalogue by a redirect, and from an NBD server over TCP', async (t) => {
+    await dvce.ok('image import latest');
+    const nbd = await nbdServer(t, join(work, 'disk.raw'));
+    await dvce.ok(`image import ${nbd} live`);
+    const images = await dvce.json<Image[]>('image list');
+    t.same(
+      images.map(({ name, contentSha256 }) => [name, contentSha256]),
+      ['demo-1', 'latest', 'live'].map((name) => [name, sha256(content)]),
+    );
+    t.match(images[2], { format: 'raw', source: nbd, sizeBytes: content.length });
+    await dvce.ok('image delete latest --yes');
+    await dvce.ok('image delete live --yes');
+  });
+
   await t.test('wrong digests and bad servers leave nothing', async (t) => {
     const cases: [string, string, number][] = [
       [`image import ${url}/disk.qcow2 bad --sha256 ${'0'.repeat(64)}`, 'sha256', exitCodes.failed],
@@ -240,6 +209,7 @@ t.test('from a publisher to a volume and out again, whatever dies', { skip }, as
       t.equal(outcome.code, code, `${line}: ${outcome.stderr}`);
       t.match(outcome.stderr, message);
     }
+    t.match((await dvce.cli('image import other')).stderr, /expected (2a){32}/);
     publisher.sums = `${'1'.repeat(64)}  disk.qcow2\n`;
     t.match((await dvce.cli('image import demo-1 bad')).stderr, /expected 1{64}/);
     t.equal(await dvce.ok('volume list --all -q'), '/images/demo-1\n');
@@ -264,35 +234,106 @@ t.test('from a publisher to a volume and out again, whatever dies', { skip }, as
     t.notOk(existsSync(at('x')));
   });
 
-  await t.test(
-    'an export whose command is killed ends, and so does one whose agent is',
-    async (t) => {
-      await dvce.ok('volume clone /images/demo-1 /v');
-      const slow = () => {
-        // Nobody reads its output: it waits in the middle.
-        const child = spawn(join(projectRoot, 'bin/dvce'), ['image', 'export', '/v', '-'], {
-          stdio: ['ignore', 'pipe', 'ignore'],
-          env: { ...process.env, DVCE_DATA_DIR: dvce.data },
-        });
-        t.teardown(() => child.kill('SIGKILL'));
-        return child;
-      };
-      const snapshots = async (): Promise<string[]> =>
-        (await dvce.json<Snapshot[]>('snapshot list /v')).map(({ name }) => name);
-      const first = slow();
-      await until('its snapshot', async () => (await snapshots()).length === 1);
-      first.kill('SIGKILL');
-      await until('the end of the snapshot', async () => (await snapshots()).length === 0);
-      const [ended] = await dvce.json<Operation[]>('op list');
-      t.match(ended, { kind: 'volume.export', status: 'cancelled' });
-      const second = slow();
-      await until('its snapshot', async () => (await snapshots()).length === 1);
-      await killAgent(dvce);
-      second.stdout.resume();
-      const code = await new Promise((done) => second.on('close', done));
-      t.not(code, 0, 'the command says that it is not whole');
-      await dvce.ok('up');
-      t.same(await snapshots(), [], 'its snapshot is gone after the restart');
-    },
-  );
+  await dvce.ok('volume clone /images/demo-1 /v');
+  const snapshots = async (): Promise<string[]> =>
+    (await dvce.json<Snapshot[]>('snapshot list /v')).map(({ name }) => name);
+  const lastOperation = async (): Promise<Operation | undefined> =>
+    (await dvce.json<Operation[]>('op list'))[0];
+  /** To standard output, which nobody reads yet: it waits in the middle. */
+  const slow = (t: Test) => {
+    const child = spawn(join(projectRoot, 'bin/dvce'), ['image', 'export', '/v', '-'], {
+      stdio: ['ignore', 'pipe', 'ignore'],
+      env: { ...process.env, DVCE_DATA_DIR: dvce.data },
+    });
+    t.teardown(() => child.kill('SIGKILL'));
+    return child;
+  };
+
+  await t.test('an export whose command is killed ends', async (t) => {
+    const child = slow(t);
+    await until('its snapshot', async () => (await snapshots()).length === 1);
+    child.kill('SIGKILL');
+    await until('the end of the snapshot', async () => (await snapshots()).length === 0);
+    t.match(await lastOperation(), { kind: 'volume.export', status: 'cancelled' });
+  });
+
+  await t.test('blockd is killed under an export, which comes out whole', async (t) => {
+    const child = slow(t);
+    await until('its content', () => child.stdout.readableLength > 0);
+    const blockd = dvce.holder('lock') ?? 0;
+    process.kill(blockd, 'SIGKILL');
+    await until('another blockd', () => ![undefined, blockd].includes(dvce.holder('lock')));
+    const hash = createHash('sha256');
+    for await (const chunk of child.stdout) hash.update(chunk as Buffer);
+    t.equal(hash.digest('hex'), sha256(content));
+    if (child.exitCode === null) await once(child, 'exit');
+    t.equal(child.exitCode, 0);
+    t.same(await snapshots(), []);
+  });
+
+  await t.test('a cancelled export leaves no file and no snapshot', async (t) => {
+    const directory = join(work, 'cancelled');
+    mkdirSync(directory);
+    for (const format of ['raw', 'qcow2']) {
+      const file = join(directory, `v.${format}`);
+      const begun = dvce.begin(['image', 'export', '/v', file, '--format', format]);
+      const [job = 0] = await until('its process', () => {
+        const all = imageProcesses(dvce);
+        return all.length > 0 ? all : undefined;
+      });
+      process.kill(job, 'SIGSTOP'); // it is not to end before it is cancelled
+      const { id } = (await lastOperation()) ?? {};
+      await dvce.ok(`op cancel ${id}`);
+      process.kill(job, 'SIGCONT');
+      const { code, stderr } = await begun.ended;
+      t.equal(code, exitCodes.interrupted, `${format}: ${stderr}`);
+      t.match(await operation(dvce, id ?? ''), { status: 'cancelled' }, format);
+      t.same(readdirSync(directory), [], `${format}: neither file nor part of one`);
+    }
+    t.same(await snapshots(), []);
+    t.same(readdirSync(join(dvce.data, 'tmp')), []);
+    t.same(imageProcesses(dvce), []);
+  });
+
+  await t.test('an export of a disk that is written to is one instant of it', async (t) => {
+    const nbd = await RawNbd.connect({ path: join(dvce.data, 'run/nbd.sock') }, '/v');
+    const last = content.length - blockBytes;
+    let number = 0;
+    let isOver = false;
+    // The first block always has the number of the last one, or the next.
+    const writing = (async () => {
+      while (!isOver) {
+        number += 1;
+        await nbd.write(0, stamp(0, number));
+        await nbd.write(last, stamp(1, number));
+      }
+    })();
+    await until('writes', () => number > 10);
+    const before = number;
+    const file = join(work, 'instant.raw');
+    await dvce.ok(`image export /v ${file}`);
+    isOver = true;
+    await writing;
+    await nbd.disconnect();
+    const bytes = readFileSync(file);
+    const first = readStamp(bytes.subarray(0, blockBytes), 0);
+    const second = readStamp(bytes.subarray(last), 1);
+    t.ok(first >= before && first < number - 10, `${before} <= ${first} < ${number}`);
+    t.ok(first === second || first === second + 1, `${first} and ${second}`);
+    t.ok(
+      bytes.subarray(blockBytes, last).equals(content.subarray(blockBytes, last)),
+      'and all between as it was',
+    );
+  });
+
+  await t.test('an export whose agent is killed is not whole, and says so', async (t) => {
+    const child = slow(t);
+    await until('its snapshot', async () => (await snapshots()).length === 1);
+    await killAgent(dvce);
+    child.stdout.resume();
+    const code = await new Promise((done) => child.on('close', done));
+    t.not(code, 0, 'the command says that it is not whole');
+    await dvce.ok('up');
+    t.same(await snapshots(), [], 'its snapshot is gone after the restart');
+  });
 });
