@@ -46,11 +46,8 @@ export class FakeBlockd implements DataProcess {
 
   /** Another one is started in its place. */
   restart(): void {
-    this.state = 'gone';
+    this.state = 'well';
     for (const end of this.#hanging.splice(0)) end();
-    setImmediate(() => {
-      this.state = 'well';
-    });
   }
 
   add(
@@ -86,8 +83,9 @@ export class FakeBlockd implements DataProcess {
     params: ControlParams<M>,
   ): Promise<ControlResult<M>> {
     const { path = '' } = params as AnyParams;
-    if (this.state === 'hangs') await new Promise<void>((end) => this.#hanging.push(end));
-    if (this.state !== 'well')
+    const { state } = this;
+    if (state === 'hangs') await new Promise<void>((end) => this.#hanging.push(end));
+    if (state !== 'well')
       throw new DvceError('BLOCKD_UNAVAILABLE', { where: 'here', reason: 'it is away' });
     this.calls.push(`${method} ${path}`.trim());
     const failure = this.failures.get(method);

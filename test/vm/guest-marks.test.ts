@@ -138,7 +138,7 @@ t.test('frozen and thawed', async (t) => {
 });
 
 t.test('a guest that nobody thaws goes on, and whoever thaws it too late is told', async (t) => {
-  const { r, agent } = await withAgent(t);
+  const { r } = await withAgent(t);
   await r.guest.begin(never);
   const startMs = performance.now();
   await r.guest.freezing.freeze(5000);
