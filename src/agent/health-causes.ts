@@ -107,15 +107,16 @@ function volumeCauses(volume: BlockdMetrics['volumes'][number]): FoundCause[] {
   return found;
 }
 
-const vmCodes: Readonly<Record<string, { code: CauseCode; says: string }>> = {
-  crashed: { code: 'VM_CRASHED', says: 'crashed' },
-  held: { code: 'VM_HELD', says: 'crashed too often' },
-  'io-error': { code: 'VM_IO_ERROR', says: 'waits for its disk' },
-  unreadable: { code: 'VM_UNREADABLE', says: 'is unreadable' },
-};
+const vmCodes: Readonly<Partial<Record<Vm['phase'] | 'held', { code: CauseCode; says: string }>>> =
+  {
+    crashed: { code: 'VM_CRASHED', says: 'crashed' },
+    held: { code: 'VM_HELD', says: 'crashed and is held' },
+    'io-error': { code: 'VM_IO_ERROR', says: 'waits for its disk' },
+    unreadable: { code: 'VM_UNREADABLE', says: 'is unreadable' },
+  };
 
-function vmCauses({ name, phase, detail }: Vm): FoundCause[] {
-  const known = vmCodes[phase];
+function vmCauses({ name, phase, detail, held }: Vm): FoundCause[] {
+  const known = vmCodes[phase === 'crashed' && held !== null ? 'held' : phase];
   if (known === undefined) return [];
   const because = detail === null || detail === '' ? '' : `: ${detail}`;
   const advice = causeTable[known.code].advice

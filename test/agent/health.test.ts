@@ -23,8 +23,8 @@ const well: Seen = {
   clockJump: undefined,
   certificates: [],
 };
-const vm = (phase: string, detail: string | null = null): Vm =>
-  ({ name: 'web1', phase, detail }) as unknown as Vm;
+const vm = (phase: Vm['phase'], detail: string | null = null, held: string | null = null): Vm =>
+  ({ name: 'web1', phase, detail, held }) as unknown as Vm;
 const volume = (change: object) => figures({ volumes: [{ ...volumeFigures, ...change }] });
 const away = new DvceError('BLOCKD_UNAVAILABLE', { where: '/x', reason: 'gone' });
 
@@ -54,7 +54,11 @@ t.test('each cause, from what shows it', async (t) => {
     ['JOURNAL_FAILING', { blockd: volume({ journalFailedFiles: 2 }) }, /2 journal files/],
     ['FLUSH_LAG_HIGH', { blockd: volume({ flushLagMs: 90_001 }) }, /more than 1m30s/],
     ['VM_CRASHED', { vms: [vm('crashed', 'killed')] }, /VM web1 crashed: killed/],
-    ['VM_HELD', { vms: [vm('held')] }, /VM web1 crashed too often/],
+    [
+      'VM_HELD',
+      { vms: [vm('crashed', 'too often', 'too often')] },
+      /crashed and is held: too often/,
+    ],
     ['VM_IO_ERROR', { vms: [vm('io-error')] }, /waits for its disk/],
     ['VM_UNREADABLE', { vms: [vm('unreadable', 'no JSON')] }, /VM web1 is unreadable: no JSON/],
     ['HYPERVISOR_MISSING', { missingHypervisor: 'qemu', vms: [vm('stopped')] }, /qemu/],

@@ -313,7 +313,7 @@ t.test(
     t.match((await dvce.cli('console web1', { input: '' })).stderr, /leave with Ctrl-\]/);
     const detached = await dvce.cli('console web1', { input: 'x\u001d' });
     t.match(detached, { code: 0, stderr: /Detached/ });
-    await fails(t, dvce, 'vm start web1', codeOf.conflict, /runs already/);
+    await fails(t, dvce, 'vm start web1', codeOf.conflict, /it runs/);
     await fails(t, dvce, 'vm delete web1 --yes', codeOf.conflict, /Stop it first/);
     await fails(t, dvce, 'down', codeOf.conflict, /--stop-vms/);
     await fails(t, dvce, 'volume delete /web1 --yes', codeOf.conflict, /disk of VM web1/);
