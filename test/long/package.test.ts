@@ -7,14 +7,15 @@ import { execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { copyFileSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { createInterface } from 'node:readline';
 import t from 'tap';
 import { hasTool, seconds } from '../support/blockd-process.ts';
 import { projectRoot } from '../support/dvce.ts';
+import { readStory } from '../support/story.ts';
 
 t.setTimeout(seconds(3000));
 const machine = join(projectRoot, 'test/support/debian-machine');
 const cache = join(projectRoot, '.vm/debian-machine');
+const stepsLeast = 30;
 const storyMsMax = seconds(2400);
 
 /**
@@ -103,17 +104,10 @@ t.test(
       { stdio: ['ignore', 'pipe', 'inherit'], timeout: storyMsMax, killSignal: 'SIGKILL' },
     );
     t.teardown(() => void child.kill('SIGKILL'));
-    let ended = false;
-    createInterface({ input: child.stdout }).on('line', (raw) => {
-      const line = raw.trimEnd();
-      const ok = /^@ ok (.*)/.exec(line);
-      const failed = /^@ not ok (.*)/.exec(line);
-      if (ok !== null) t.pass(ok[1] ?? '');
-      else if (failed !== null) t.fail(failed[1] ?? '');
-      else if (line === '@ end') ended = true;
-      else t.comment(line);
-    });
-    await once(child, 'close');
+    const closed = once(child, 'close');
+    const { steps, ended } = await readStory(t, child.stdout);
+    await closed;
+    t.ok(steps.length >= stepsLeast, `${steps.length} steps were taken`);
     t.ok(ended, 'the story came to its end');
   },
 );
