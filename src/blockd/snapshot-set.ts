@@ -128,9 +128,13 @@ async function makeMembers(
   let documents: SnapshotDocument[];
   try {
     const options = { labels, protected: isProtected, set };
-    const made = await all(members, ({ hosted: { thread, key } }) =>
-      thread.call('cut.document', { key, token: set.id, name, options }),
-    );
+    const made = await all(members, async ({ path, hosted: { thread, key } }) => {
+      try {
+        return await thread.call('cut.document', { key, token: set.id, name, options });
+      } catch (error) {
+        throw ofMember(toDvceError(error), path, name);
+      }
+    });
     documents = made.map(({ document }) => document);
   } catch (error) {
     await giveUp(node, members, set, name);
@@ -146,6 +150,12 @@ async function makeMembers(
   }
   const found = members.map(({ record }) => findSnapshot(hlfs, record.id, name));
   return (await Promise.all(found)).map(({ value }) => value);
+}
+
+/** Of several volumes: which one has a snapshot of this name already. */
+function ofMember(error: DvceError, path: string, name: SnapshotName): DvceError {
+  if (error.code !== 'ALREADY_EXISTS') return error;
+  return new DvceError('ALREADY_EXISTS', { kind: 'snapshot', name: `${path}@${name}` }, error);
 }
 
 /** Members that cannot be taken away now are dropped by the reaper of the next process. */

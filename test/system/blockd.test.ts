@@ -1,7 +1,8 @@
 // limit: 300 s
 /**
  * blockd as separately started processes in fresh data directories: attached volumes over kill -9 and graceful restarts under
- * load, one process per directory, exports and who may open them. DVCE_KILL_ROUNDS raises the number of kills.
+ * load, one process per directory, exports and who may open them. DVCE_KILL_ROUNDS and DVCE_START_ROUNDS raise the number of
+ * kills (test/long/more-rounds.test.ts does).
  */
 
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
@@ -13,8 +14,8 @@ import { isAlive, testNode, until } from '../support/blockd-process.ts';
 import { RawNbd } from '../support/nbd-raw.ts';
 import { blockBytes, readStamp, StampedLoad, stamp } from '../support/stamped-load.ts';
 
-const killRounds = Number(process.env['DVCE_KILL_ROUNDS'] ?? 5);
-const startRounds = Number(process.env['DVCE_START_ROUNDS'] ?? 20);
+const killRounds = Number(process.env['DVCE_KILL_ROUNDS'] ?? 3);
+const startRounds = Number(process.env['DVCE_START_ROUNDS'] ?? 5);
 
 const toText = (stream: NodeJS.ReadableStream | null): Promise<string> =>
   new Promise((resolve) => {

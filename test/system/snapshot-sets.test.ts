@@ -106,6 +106,7 @@ t.test(
     });
     await t.rejects(client.call('snapshot.create-set', { paths: ['/c', '/a'], name: 's1' }), {
       code: 'ALREADY_EXISTS',
+      message: /\/[ac]@s1 exists/,
     });
     t.strictSame(
       (await client.call('snapshot.list', { path: '/a' })).snapshots.map(({ name }) => name),

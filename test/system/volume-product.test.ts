@@ -3,10 +3,13 @@
  * Volumes as an operator uses them day by day, through the real program: deleted and had back, limited, exported, mapped, and
  * snapshots taken at times. blockd and the agent are killed in the middle.
  */
+import { join } from 'node:path';
 import t, { type Test } from 'tap';
 import { exitCodes } from '../../src/base/index.ts';
 import { until } from '../support/blockd-process.ts';
 import { type Dvce, freshDvce } from '../support/dvce.ts';
+import { RawNbd } from '../support/nbd-raw.ts';
+import { blockBytes, readStamp, stamp } from '../support/stamped-load.ts';
 
 interface Named {
   readonly name: string;
@@ -33,12 +36,40 @@ async function killBlockd(dvce: Dvce): Promise<void> {
   await until('blockd to be back', async () => (await dvce.cli('volume list')).code === 0);
 }
 
+/** `2026-11-21T02:00:00.000Z` as it stands in the name of a snapshot. */
+const inName = (time: Date): string => time.toISOString().replace(/[-:]|\.\d+/g, '');
+
+/** A schedule that comes due while no agent runs. @returns when */
+async function missOne(dvce: Dvce): Promise<Date> {
+  // On a busy host the agent may still be there when it is due; then it was not missed, and there is more time next time.
+  for (let aheadMs = 3000; ; aheadMs *= 2) {
+    const due = new Date(Date.now() + aheadMs);
+    const calendar = `*-*-* ${due.toISOString().slice(11, 19)} UTC`;
+    const words = ['schedule', 'create', 'missed', '--volumes', '/prod/a', '--keep', '3'];
+    const { code, stderr } = await dvce.run([...words, '--every', calendar]);
+    if (code !== 0) throw new Error(stderr);
+    kill(dvce, 'agent.lock');
+    await until('the end of the agent', () => dvce.holder('agent.lock') === undefined);
+    const wasThere = Date.now() >= Math.floor(due.getTime() / 1000) * 1000;
+    await until('the due time to be over', () => Date.now() > due.getTime() + 1000, aheadMs * 2);
+    await dvce.ok('up');
+    if (!wasThere) return due;
+    await dvce.ok('schedule delete missed --yes');
+  }
+}
+
 t.test('volumes of an operator', async (t) => {
   const dvce = freshDvce(t);
   await dvce.ok('up');
+  const front = { path: join(dvce.data, 'run/nbd.sock') };
 
   // trash, with blockd killed while the volume is in it
   await dvce.ok('volume create /prod/a --size 64MiB --label tier=gold --protect');
+  const writer = await RawNbd.connect(front, '/prod/a');
+  await writer.write(blockBytes, stamp(1, 7));
+  await writer.disconnect();
+  for (const command of ['journal', 'segment'])
+    t.match(await dvce.ok(`${command} dump /prod/a -o json`), /^\[|^\{/, `${command} dump`);
   await fails(t, dvce, 'volume delete /prod/a --yes', exitCodes.notAllowed, /protected/);
   await dvce.ok('volume update /prod/a --no-protect');
   await dvce.ok('snapshot create /prod/a@manual --protect');
@@ -51,6 +82,9 @@ t.test('volumes of an operator', async (t) => {
   await fails(t, dvce, 'volume undelete /prod/a', exitCodes.exists, /exists already/);
   await dvce.ok('volume undelete /prod/a --to /prod/old');
   t.same(await snapshotsOf(dvce, '/prod/old'), ['manual'], 'with its snapshots');
+  const reader = await RawNbd.connect(front, '/prod/old');
+  t.equal(readStamp(await reader.read(blockBytes, blockBytes), 1), 7, 'and with what was written');
+  await reader.disconnect();
   await dvce.ok('volume delete /prod/old --yes --now');
   await fails(t, dvce, 'volume undelete /prod/old', exitCodes.notFound, /does not exist/);
   t.equal((await dvce.json<unknown[]>('trash list')).length, 0);
@@ -61,6 +95,20 @@ t.test('volumes of an operator', async (t) => {
   await fails(t, dvce, 'volume resize /prod/a --size 3GiB', exitCodes.noSpace, /quota of \/prod/);
   await fails(t, dvce, 'quota set ../x --size 1GiB', exitCodes.usage, /not valid/);
   await fails(t, dvce, 'quota set /prod', exitCodes.usage, /sets nothing/);
+
+  // many at once, and blockd killed among them: not one volume more than fits
+  await dvce.ok('quota set /race --size 300MiB');
+  const racing = Array.from({ length: 6 }, (_, index) =>
+    dvce.cli(`volume create /race/v${index} --size 100MiB`),
+  );
+  kill(dvce, 'lock');
+  const outcomes = await Promise.all(racing);
+  const made = outcomes.filter(({ code }) => code === 0).length;
+  t.equal((await dvce.json<unknown[]>('volume list /race')).length, made);
+  t.ok(made <= 3, `${made} of six`);
+  for (let index = made; index < 3; index += 1)
+    await dvce.ok(`volume create /race/w${index} --size 100MiB`);
+  await fails(t, dvce, 'volume create /race/x --size 16MiB', exitCodes.noSpace, /quota of \/race/);
 
   // exports, held over a death of blockd
   await dvce.ok('snapshot create /prod/a@s');
@@ -94,8 +142,8 @@ t.test('volumes of an operator', async (t) => {
   const minutely = ['schedule', 'create', 'often', '--volumes', '/prod/v*', '--keep', '2'];
   const due = new Date(Date.now() + 4000);
   const at = due.toISOString().slice(11, 19);
-  const made = await dvce.run([...minutely, '--every', `*-*-* ${at} UTC`]);
-  t.equal(made.code, 0, made.stderr);
+  const often = await dvce.run([...minutely, '--every', `*-*-* ${at} UTC`]);
+  t.equal(often.code, 0, often.stderr);
   await until('the first snapshots of the run', async () => {
     const taken = await snapshotsOf(dvce, '/prod/v0');
     return taken.some((name) => name.startsWith('often-'));
@@ -108,9 +156,25 @@ t.test('volumes of an operator', async (t) => {
   for (const path of paths)
     t.same(
       (await snapshotsOf(dvce, path)).filter((name) => name.startsWith('often-')),
-      [`often-${due.toISOString().replace(/[-:]|\.\d+/g, '')}`],
+      [`often-${inName(due)}`],
       `${path}: neither lost nor doubled`,
     );
+
+  // what was due while no agent ran is made up for
+  const missed = await missOne(dvce);
+  await until('it to be made up for', async () =>
+    (await snapshotsOf(dvce, '/prod/a')).includes(`missed-${inName(missed)}`),
+  );
+
+  // what is too old goes, by the name that says when it was due
+  const brief = ['schedule', 'create', 'brief', '--volumes', '/prod/a', '--every', 'daily'];
+  const created = await dvce.run([...brief, '--expire', '1h']);
+  t.equal(created.code, 0, created.stderr);
+  await dvce.ok('snapshot create /prod/a@brief-20200101T000000Z --label schedule=brief');
+  await dvce.ok('schedule run brief');
+  const briefs = (await snapshotsOf(dvce, '/prod/a')).filter((name) => name.startsWith('brief-'));
+  t.equal(briefs.length, 1, `the old one has expired: ${briefs.join(' ')}`);
+  t.notMatch(briefs[0], /2020/);
 
   // what it keeps, and what it leaves alone
   await dvce.ok('snapshot create /prod/v0@often-20200101T000000Z');
