@@ -274,23 +274,17 @@ t.test('from a publisher to a volume and out again, whatever dies', { skip }, as
   await t.test('a cancelled export leaves no file and no snapshot', async (t) => {
     const directory = join(work, 'cancelled');
     mkdirSync(directory);
-    for (const format of ['raw', 'qcow2']) {
-      const file = join(directory, `v.${format}`);
-      const begun = dvce.begin(['image', 'export', '/v', file, '--format', format]);
-      const [job = 0] = await until('its process', () => {
-        const all = imageProcesses(dvce);
-        return all.length > 0 ? all : undefined;
-      });
-      process.kill(job, 'SIGSTOP'); // it is not to end before it is cancelled
-      const { id } = (await lastOperation()) ?? {};
-      await dvce.ok(`op cancel ${id}`);
-      process.kill(job, 'SIGCONT');
-      const { code, stderr } = await begun.ended;
-      t.equal(code, exitCodes.interrupted, `${format}: ${stderr}`);
-      t.match(await operation(dvce, id ?? ''), { status: 'cancelled' }, format);
-      t.same(readdirSync(directory), [], `${format}: neither file nor part of one`);
-    }
-    t.same(await snapshots(), []);
+    // Its digest takes seconds, its content no space.
+    await dvce.ok('volume create /large --size 64GiB');
+    const begun = dvce.begin(['image', 'export', '/large', join(directory, 'large.raw')]);
+    await until('the begin of the file', () => readdirSync(directory).length === 1);
+    const { id = '' } = (await lastOperation()) ?? {};
+    await dvce.ok(`op cancel ${id}`);
+    const { code, stderr } = await begun.ended;
+    t.equal(code, exitCodes.interrupted, stderr);
+    t.match(await operation(dvce, id), { kind: 'volume.export', status: 'cancelled' });
+    t.same(readdirSync(directory), [], 'neither file nor part of one');
+    t.same(await dvce.json<Snapshot[]>('snapshot list /large'), []);
     t.same(readdirSync(join(dvce.data, 'tmp')), []);
     t.same(imageProcesses(dvce), []);
   });
