@@ -141,7 +141,8 @@ function timed(
 
 const definedCount = 200;
 const openCount = 10;
-const settleMs = 10_000;
+/** A thread gives memory back when it has been quiet for a while (src/base/quiet-memory.ts). */
+const settleMs = 25_000;
 
 export interface MemoryFigures {
   readonly agent: number[];

@@ -8,6 +8,7 @@ import { readFileSync } from 'node:fs';
 import { MessageChannel } from 'node:worker_threads';
 import {
   exitCodes,
+  giveBackWhenQuiet,
   inheritedSockets,
   nodeFileSystem,
   Supervisor,
@@ -76,6 +77,7 @@ try {
     apiDescriptor: sockets.get('agent'),
     onReady: (isWell: () => Promise<boolean>) => void supervisor.ready('the API answers', isWell),
   };
+  giveBackWhenQuiet(systemTimers);
   if (stopRequest === undefined) await runAgent(options);
   else await stopWithoutAgent(options, stopRequest);
 } catch (error) {

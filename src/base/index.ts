@@ -12,6 +12,7 @@ export * from './lock.ts';
 export * from './log.ts';
 export * from './nearest.ts';
 export * from './process-figures.ts';
+export * from './quiet-memory.ts';
 export * from './random.ts';
 export * from './redact.ts';
 export * from './supervisor.ts';

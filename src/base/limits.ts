@@ -204,6 +204,10 @@ export const limitTable = {
     'ms',
     'deadline of a request to a worker: opening may wait for recovery of a long journal',
   ),
+  quietCheckMs: limit(5000, 'ms', 'a thread that did next to nothing for so long is quiet'),
+  quietUtilizationPercent: limit(5, 'percent', 'next to nothing: less of its time than this'),
+  quietGrowthBytes: limit(4 * MiB, 'bytes', 'growth of the heap that is worth giving back'),
+  quietPauseMs: limit(15_000, 'ms', 'a thread collects its whole heap at most once in this time'),
   openVolumesMax: limit(1024, 'count', 'volumes and snapshots open at a time in one blockd'),
   volumeWaitersMax: limit(64, 'count', 'control requests that wait for their turn on one volume'),
   exportIdleMs: limit(
@@ -593,7 +597,11 @@ export const limitTable = {
   vmContinueMs: limit(1000, 'ms', 'a guest stopped by an I/O error is tried again this often'),
   vmWatchMs: limit(1000, 'ms', 'a running guest is looked at this often'),
   vmReadyMs: limit(60_000, 'ms', 'a guest that gives no sign counts as ready after this time'),
-  vmReadyPollMs: limit(250, 'ms', 'the console log is read this often until the guest is ready'),
+  vmReadyPollMs: limit(
+    50,
+    'ms',
+    'the console log is read this often until the guest is ready: a boot of seconds should not seem longer',
+  ),
   vmAgentPingMs: limit(5000, 'ms', 'a guest agent that does not answer is asked again this often'),
   vmPowerButtonMs: limit(
     10_000,

@@ -13,6 +13,7 @@ import { fileURLToPath } from 'node:url';
 import {
   DvceError,
   exitCodes,
+  giveBackWhenQuiet,
   limits,
   lockDataDirectory,
   nodeFileSystem,
@@ -94,6 +95,7 @@ export async function runBlockd(options: BlockdOptions): Promise<number> {
     () => supervisor.ready('serving volumes', () => blockd.isWell()),
     (error: unknown) => logger.error({ err: error }, 'not ready: a thread does not answer'),
   );
+  giveBackWhenQuiet(systemTimers);
   const code = await blockd.ended;
   lock.release();
   return code;

@@ -6,7 +6,14 @@
  * An exception that nobody caught ends the thread, and with it the process (rule N4): the main thread sees to that.
  */
 import { parentPort, workerData } from 'node:worker_threads';
-import { assert, nodeFileSystem, systemClock, systemRandom, systemTimers } from '../base/index.ts';
+import {
+  assert,
+  giveBackWhenQuiet,
+  nodeFileSystem,
+  systemClock,
+  systemRandom,
+  systemTimers,
+} from '../base/index.ts';
 import { type HlfsContext, openDocuments } from '../hlfs/index.ts';
 import { openLocalStore } from '../stores/index.ts';
 import { type CallContext, Dispatcher } from './calls.ts';
@@ -61,6 +68,8 @@ async function run<M extends WorkerMethod>(
 ): Promise<unknown> {
   return (await handlers)[method](params, call);
 }
+
+giveBackWhenQuiet(systemTimers);
 
 port.on('message', (message: unknown) => {
   if (isRecord(message)) dispatcher.receive(message);
