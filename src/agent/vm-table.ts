@@ -40,12 +40,14 @@ export interface VmOperation {
 /** What may be done to a VM whose disks may be of two times. */
 const duringRollback: ReadonlySet<OperationKind> = new Set(['vm.rollback', 'vm.stop']);
 
+type Readable = Extract<VmEntry, { document: unknown }>;
+
 export class VmTable {
   readonly #options: VmTableOptions;
   /** Name of the VM -> what is being done to it. */
   readonly #busy = new Map<string, string>();
   /** All readable documents as they were seen last, by name. */
-  #seen: ReadonlyMap<string, VmDocument> = new Map();
+  #seen: ReadonlyMap<string, Readable> = new Map();
 
   constructor(options: VmTableOptions) {
     this.#options = options;
@@ -62,15 +64,15 @@ export class VmTable {
   /** All readable ones. */
   async documents(): Promise<VmDocument[]> {
     const entries = await this.#options.documents.list();
-    const documents = entries.flatMap((entry) => ('document' in entry ? [entry.document] : []));
-    this.#seen = new Map(documents.map((document) => [document.name, document]));
-    return documents;
+    const readable = entries.filter((entry): entry is Readable => 'document' in entry);
+    this.#seen = new Map(readable.map((entry) => [entry.name, entry]));
+    return readable.map(({ document }) => document);
   }
 
   /** A readable document; one that was seen before when the store does not answer. */
   async #documentOrSeen(name: string): Promise<VmDocument> {
     const found = await unlessAway(this.#options.timers, this.document(name));
-    const document = found?.value ?? this.#seen.get(name);
+    const document = found?.value ?? this.#seen.get(name)?.document;
     // Nothing is known of it: wait for the store, or say what is the matter with it.
     return document ?? this.document(name);
   }
@@ -80,8 +82,12 @@ export class VmTable {
     return Promise.all(entries.map((entry) => this.#view(entry)));
   }
 
+  /** As it was seen last when the store does not answer: whether it runs is known all the same. */
   async get(name: string): Promise<Vm> {
-    const entry = await this.#options.documents.read(checkName(name));
+    const { documents, timers } = this.#options;
+    const reading = documents.read(checkName(name));
+    const found = await unlessAway(timers, reading);
+    const entry = found === undefined ? (this.#seen.get(name) ?? (await reading)) : found.value;
     if (entry === undefined) throw new DvceError('NOT_FOUND', { kind: 'vm', name });
     return this.#view(entry);
   }

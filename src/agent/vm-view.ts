@@ -26,8 +26,8 @@ export function definitionOf(document: VmDocument, disks: readonly VmDisk[] = []
 export const isAlive = (observation: VmObservation): boolean => observation.pid !== null;
 
 /**
- * Wanted running, but its process is gone: `crashed`, until somebody starts or stops it. (While it is being started the
- * process may not exist yet.)
+ * Wanted running, but its process is gone: `crashed`, until somebody starts or stops it, unless it is known to have ended on
+ * purpose, which is recorded soon. (While it is being started the process may not exist yet.)
  */
 function phaseOf(
   document: VmDocument,
@@ -39,6 +39,7 @@ function phaseOf(
   if (isAlive(observation)) return { phase, detail };
   // How it ended stays in the detail; once somebody has stopped it, it is no crash any more.
   if (document.desired === 'stopped') return { phase: 'stopped', detail: document.held ?? detail };
+  if (phase === 'stopped' && detail !== null) return { phase, detail };
   return { phase: 'crashed', detail: document.held ?? detail ?? 'its process is gone' };
 }
 

@@ -22,6 +22,7 @@ for (const state of ['gone', 'hangs'] as const)
       const stop = await ended(vms.stop('web1', options));
       t.match(stop, { status: 'succeeded', result: { hard: true, wasRunning: true } });
       t.equal(driver.calls.at(-1), 'kill web1');
+      t.match(await vms.get('web1'), { phase: 'stopped', pid: null }, 'it can be looked at');
       t.ok(blockd.attached.has(disk.path), 'nobody could let it go');
       blockd.restart();
       await until('it is recorded', async () => (await vms.get('web1')).desired === 'stopped');

@@ -188,7 +188,7 @@ export class FakeHypervisor implements Hypervisor {
   }
   async kill(vm: VmDefinition): Promise<void> {
     this.calls.push(`kill ${vm.name}`);
-    this.end(vm.id, stopped);
+    this.end(vm.id, { ...stopped, detail: 'killed' });
   }
   /** The process ends, as the driver would tell it. */
   end(vmId: string, observation: VmObservation): void {

@@ -67,10 +67,11 @@ export class DiskServer {
   constructor(
     directory: string,
     command: (disk: string, socket: string) => readonly string[] = qemuNbd,
+    image: string = demoImage(),
   ) {
     this.disk = `${directory}/disk.raw`;
     this.socketPath = `${directory}/disk.sock`;
-    copyFileSync(demoImage(), this.disk);
+    copyFileSync(image, this.disk);
     this.#command = command(this.disk, this.socketPath);
   }
 
@@ -157,9 +158,10 @@ export function newDefinition(
 export async function guestRig(
   t: Test,
   command?: (directory: string) => (disk: string, socket: string) => readonly string[],
+  image?: string,
 ): Promise<GuestRig> {
   const directory = mkdtempSync('/tmp/dvce-guest-');
-  const server = new DiskServer(directory, command?.(directory));
+  const server = new DiskServer(directory, command?.(directory), image);
   await server.start();
   const vm = newDefinition(server);
   const drivers: Hypervisor[] = [];
