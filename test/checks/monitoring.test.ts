@@ -1,12 +1,13 @@
 /** Dashboard and alert rules use metrics and labels that exist; causes and alerts are explained to operators. */
-import { readFileSync } from 'node:fs';
+import { globSync, readFileSync } from 'node:fs';
+import { fileURLToPath } from 'node:url';
 import t from 'tap';
 import { parse } from 'yaml';
 import { type MetricRow, metricTable } from '../../src/agent/metrics-table.ts';
 import { causeTable } from '../../src/api/schema/index.ts';
 
-const read = (path: string): string =>
-  readFileSync(new URL(`../../${path}`, import.meta.url), 'utf8');
+const root = fileURLToPath(new URL('../..', import.meta.url));
+const read = (path: string): string => readFileSync(`${root}/${path}`, 'utf8');
 const table: Readonly<Record<string, MetricRow>> = metricTable;
 
 /** What Prometheus adds to every series, and what a recording adds to histograms. */
@@ -84,6 +85,23 @@ t.test('the alert rules, each explained to operators', async (t) => {
     t.ok(annotations.summary.length > 0 && annotations.description.length > 0, alert);
     t.ok(page.includes(`| \`${alert}\` |`), `${alert} stands in docs/operations/monitoring.md`);
   }
+  const alerts = groups.flatMap(({ rules }) => rules).map(({ alert }) => alert);
+  const explained = [...page.matchAll(/^\| `(\w+)` \|/gm)].map(([, name = '']) => name);
+  t.strictSame(explained.sort(), alerts.sort(), 'and none is explained that does not exist');
+});
+
+/** Metrics that a page names and that do not exist. */
+const unknownIn = (page: string): string[] =>
+  [...page.matchAll(/`(dvce_[a-z0-9_]+)/g)]
+    .map(([, name = '']) => name)
+    .filter((name) => table[name] === undefined && faultsOfSeries(name, '').length > 0);
+
+t.test('metrics that the documents name exist, and each is in the reference', async (t) => {
+  t.strictSame(unknownIn('`dvce_blockd_up` and `dvce_no_such`'), ['dvce_no_such']);
+  for (const path of globSync('docs/**/*.md', { cwd: root }))
+    t.strictSame(unknownIn(read(path)), [], path);
+  const page = read('docs/reference/metrics.md');
+  for (const name of Object.keys(table)) t.ok(page.includes(`\`${name}\``), name);
 });
 
 t.test(
@@ -92,5 +110,7 @@ t.test(
     const page = read('docs/operations/health.md');
     const named = [...page.matchAll(/^\| `([A-Z_]+)` \|/gm)].map((match) => match[1]);
     t.strictSame(named.sort(), Object.keys(causeTable).sort());
+    for (const [code, { advice }] of Object.entries(causeTable))
+      t.match(advice, /\w+ .*\w+/, `${code} says what to do`);
   },
 );
