@@ -11,6 +11,8 @@ const shown = '***';
 const userInformation = /\b([a-z][a-z0-9+.-]*:\/\/)[^\s/"'<>\\]*@/gi;
 /** The host goes too when it is not clear where the password ends. */
 const slashedUserInformation = /\b([a-z][a-z0-9+.-]*:\/\/)[^\s/"'<>\\:@]*:[^\s"'<>\\@?#]*@/gi;
+/** An address that was taken for a path and lost a slash, as path functions do it. */
+const pathLikeUserInformation = /\b((?:https?|ftps?|nbds?(?:\+\w+)?):\/)(?!\/)[^\s"'<>\\]*@/gi;
 const secretWord =
   '(?:pass(?:word|wd|phrase)?|secret|token|credentials?|authorization|cookie|signature|sig|api[_-]?key|access[_-]?key|private[_-]?key)';
 const queryValue = new RegExp(`([?&][^=&\\s"]*${secretWord}[^=&\\s"]*=)[^&\\s"'<>\\\\]+`, 'gi');
@@ -31,6 +33,7 @@ export function maskSecrets(text: string): string {
     .replace(privateKey, `-----BEGIN $1PRIVATE KEY----- ${shown}`)
     .replace(userInformation, `$1${shown}@`)
     .replace(slashedUserInformation, `$1${shown}@`)
+    .replace(pathLikeUserInformation, `$1${shown}@`)
     .replace(queryValue, `$1${shown}`)
     .replace(bearer, `$1 ${shown}`)
     .replace(apiToken, `dvce_$1_${shown}`)

@@ -8,6 +8,7 @@ t.test('secrets of every kind go, what is around them stays', async (t) => {
     ['get https://joe:hunter2@host/x.img now', 'get https://***@host/x.img now'],
     ['nbd://u:p@@ss@host:10809/e', 'nbd://***@host:10809/e'],
     ['https://joe:a/b@host/x', 'https://***@host/x'],
+    ['/srv/https:/joe:a/b@host/x', '/srv/https:/***@host/x'],
     ['https://host/x?X-Amz-Signature=abc&y=1', 'https://host/x?X-Amz-Signature=***&y=1'],
     ['GET /v1/x?token=abcdef', 'GET /v1/x?token=***'],
     ['authorization: Bearer abcdefghijkl', 'authorization: Bearer ***'],
@@ -32,6 +33,7 @@ t.test('ordinary texts are left alone', async (t) => {
     'mail joe@example.org, see https://host/x',
     '{"key":"logs/a/seg/1","volume":"/prod/db","tokens":3}',
     'the snapshot /prod/db@before',
+    'volume:/db@before',
     '{"path":"/prod/db@s1","url":"/v1/volumes/prod%2Fdb"}',
   ])
     t.equal(maskSecrets(text), text);

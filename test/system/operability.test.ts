@@ -4,7 +4,14 @@
  */
 // limit: 180 s
 import { execFileSync, spawnSync } from 'node:child_process';
-import { globSync, mkdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import {
+  appendFileSync,
+  globSync,
+  mkdirSync,
+  readFileSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs';
 import { request } from 'node:https';
 import { createServer } from 'node:net';
 import { join } from 'node:path';
@@ -21,6 +28,7 @@ const missing = ['qemu-system-x86_64', 'tar'].filter(
 );
 const skip = missing.length > 0 ? `needs ${missing.join(', ')}` : false;
 const marker = 'MARKb7f1PLANTED';
+const planted = 'MARKc9e2INALOG';
 const blockBytes = 4096;
 
 const freePort = (): Promise<number> =>
@@ -143,6 +151,8 @@ t.test('a host as it is watched', { skip }, async (t) => {
       `https://joe:${marker}@127.0.0.1:1/x.img`,
       `https://127.0.0.1:1/x.img?token=${marker}`,
       `nbd://joe:${marker}@127.0.0.1:1/x`,
+      // No address to the program: only what looks at every line and every answer takes this one out.
+      `/srv/https://joe:${marker}@127.0.0.1/x.img`,
     ]) {
       const { code, stdout, stderr } = await dvce.run(['image', 'import', source, 'x']);
       t.not(code, 0, source.replace(marker, '...'));
@@ -157,7 +167,11 @@ t.test('a host as it is watched', { skip }, async (t) => {
   });
 
   await t.test('they are in no log, command line, environment, bundle', async (t) => {
-    // A message that carries one along, whoever wrote it: the second door.
+    // A line that carries one along, whoever wrote it: the bundle looks once more at everything.
+    appendFileSync(
+      join(dvce.data, 'log/launcher.log'),
+      `{"level":30,"msg":"GET https://joe:${planted}@h/"}\n`,
+    );
     const bundle = join(dvce.directory, 'fault.tar.gz');
     await dvce.ok(`support-bundle ${bundle}`);
     t.equal(statSync(bundle).mode & 0o777, 0o600);
@@ -198,6 +212,12 @@ t.test('a host as it is watched', { skip }, async (t) => {
         [],
         `nowhere: ${name}`,
       );
+    const second = [...parts].filter(([part]) => part.startsWith('log/launcher'));
+    t.match(second, [[/./, /GET https:/]], 'the line is in the bundle');
+    t.notOk(
+      [...parts.values()].some((text) => text.includes(planted)),
+      'without its secret',
+    );
     const again = await dvce.cli(`support-bundle ${bundle}`);
     t.equal(again.code, 3, 'nothing is overwritten');
   });
