@@ -120,6 +120,9 @@ class QemuDriver implements Hypervisor {
   async inspect(vm: VmDefinition): Promise<VmObservation> {
     const watched = this.#guests.get(vm.id);
     if (watched !== undefined) return watched.observation;
+    // Nobody else starts it, so one whose end is known needs no search: a list asks for hundreds of them.
+    const end = this.#ends.get(vm.id);
+    if (end !== undefined && !this.#queues.has(vm.id)) return end;
     const guest = await this.#inTurn(vm, () => this.#find(vm));
     return guest?.observation ?? this.#ends.get(vm.id) ?? (await this.#endBefore(vm)) ?? stopped;
   }
