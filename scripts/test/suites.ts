@@ -6,6 +6,7 @@
  * raise its own limit with a line `// limit: 300 s` among its first thirty.
  */
 import { existsSync, globSync, readFileSync } from 'node:fs';
+import { resolve } from 'node:path';
 
 export interface CommandStep {
   readonly name: string;
@@ -23,6 +24,8 @@ export interface Suite {
   readonly jobs: number;
   /** Only with --all or --only. */
   readonly long?: true;
+  /** What its tests find in their environment. */
+  readonly environment?: Readonly<Record<string, string>>;
   readonly before?: readonly CommandStep[];
   /** Which test files belong to it, as globs. */
   readonly files: readonly string[];
@@ -34,7 +37,12 @@ export const totalSecondsMax = 1500;
 
 export const simReport = 'node_modules/.cache/sim-report.json';
 
+/** Where the agents of the system tests write which operations of the API they were asked for; they run elsewhere. */
+const accessLog = resolve('node_modules/.cache/api-access.log');
+
 const node = process.execPath;
+/** Without it most of the system tests are skipped, each by name. */
+const hypervisor = '/usr/bin/qemu-system-x86_64';
 
 export const suites: readonly Suite[] = [
   {
@@ -105,7 +113,21 @@ export const suites: readonly Suite[] = [
     budgetSeconds: 900,
     limitSeconds: 120,
     jobs: 1,
+    environment: { DVCE_ACCESS_LOG: accessLog },
+    before: [
+      {
+        name: 'access log of the API',
+        command: [node, 'scripts/check-api-coverage.ts', '--begin', accessLog],
+      },
+    ],
     files: ['test/system/**/*.test.ts'],
+    after: [
+      {
+        name: 'every operation of the API was asked for (E-07)',
+        command: [node, 'scripts/check-api-coverage.ts', accessLog],
+        needs: hypervisor,
+      },
+    ],
   },
   {
     name: 'long',

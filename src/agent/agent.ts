@@ -256,7 +256,7 @@ export class Agent {
     try {
       const { layout, blockd, clock, timers } = this.#options;
       await stopBlockd({ root: layout.root, blockd, clock, timers });
-      this.health.blockdStopped();
+      await this.health.blockdStopped();
     } catch (error) {
       this.#stopping = false;
       throw error;

@@ -92,8 +92,9 @@ export class HealthFile {
       .length;
   }
 
-  forgetStarts(): void {
+  async forgetStarts(): Promise<void> {
     this.#now.blockd = [];
+    await this.#keep();
   }
 
   async keep(causes: readonly HealthCause[]): Promise<void> {
@@ -103,6 +104,10 @@ export class HealthFile {
       severity,
       since,
     }));
+    await this.#keep();
+  }
+
+  async #keep(): Promise<void> {
     const text = `${JSON.stringify(this.#now)}\n`;
     if (text === this.#written) return;
     try {

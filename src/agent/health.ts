@@ -87,9 +87,10 @@ export class Health {
     return this.#restarts;
   }
 
-  /** blockd is stopped on purpose: its next start is no restart. */
-  blockdStopped(): void {
-    this.#file.forgetStarts();
+  /** blockd is stopped on purpose: its next start is no restart. Kept at once, because the agent ends, too. */
+  async blockdStopped(): Promise<void> {
+    await this.#current?.catch(() => {}); // whoever asked for it has its answer
+    await this.#file.forgetStarts();
   }
 
   /** What is wrong now. */

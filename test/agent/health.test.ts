@@ -145,8 +145,11 @@ t.test('a cause comes and goes with events; since outlives the agent', async (t)
 t.test(
   'a blockd that is started again and again, and one that was stopped on purpose',
   async (t) => {
-    const { agent, blockd } = await agentOnFakes(t);
-    const start = async (pid: number): Promise<readonly string[]> => {
+    const first = await agentOnFakes(t);
+    const start = async (
+      pid: number,
+      { agent, blockd }: Pick<typeof first, 'agent' | 'blockd'> = first,
+    ): Promise<readonly string[]> => {
       blockd.figures = figures({ process: { ...figures().process, pid } });
       return (await agent.status()).causes.map(({ code }) => code);
     };
@@ -154,9 +157,11 @@ t.test(
     t.strictSame(await start(1), []);
     t.strictSame(await start(2), []);
     t.strictSame(await start(3), ['BLOCKD_RESTARTING']);
-    t.equal(agent.health.blockdRestarts, 2);
-    agent.health.blockdStopped();
-    t.strictSame(await start(4), []);
+    t.equal(first.agent.health.blockdRestarts, 2);
+    await first.agent.health.blockdStopped();
+    await first.close();
+    const second = await agentOnFakes(t, { root: first.root });
+    t.strictSame(await start(4, second), [], 'not by the next agent either');
   },
 );
 

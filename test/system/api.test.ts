@@ -5,7 +5,9 @@ import { readFileSync, statSync, writeFileSync } from 'node:fs';
 import * as http from 'node:http';
 import { connect, createServer } from 'node:net';
 import { join } from 'node:path';
+import { connect as tlsConnect } from 'node:tls';
 import t from 'tap';
+import { limits } from '../../src/base/index.ts';
 import { until } from '../support/blockd-process.ts';
 import { type Dvce, freshDvce } from '../support/dvce.ts';
 
@@ -250,6 +252,44 @@ t.test('E-07 other hosts, events, keys, tags and pages over a killed agent', asy
     ]);
     t.match(slow, /^HTTP\/1.1 408 /);
     t.match(silent, /^(HTTP\/1.1 408 |$)/);
+    t.equal((await ask(dvce, 'GET', '/v1/status')).status, 200);
+  });
+
+  await t.test('a slow client of another host is cut off, whatever it stops in', async (t) => {
+    /** What the door answers to this, until it closes; after a deadline of the test that is an answer, too. */
+    const say = (text: string | null, ms: number): Promise<string> =>
+      new Promise((resolve) => {
+        const socket =
+          text === null
+            ? connect(port, '127.0.0.1')
+            : tlsConnect({ port, host: '127.0.0.1', rejectUnauthorized: false }, () =>
+                socket.write(text),
+              );
+        let answer = '';
+        const late = setTimeout(() => {
+          answer = 'not cut off';
+          socket.destroy();
+        }, ms);
+        socket.on('data', (part: Buffer) => {
+          answer += part.toString();
+        });
+        socket.on('error', () => {}); // reset: cut off as well
+        socket.on('close', () => {
+          clearTimeout(late);
+          resolve(answer);
+        });
+      });
+    const begin = performance.now();
+    const head = 'POST /v1/volumes HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n';
+    const [noHandshake, noHeaders, noBody] = await Promise.all([
+      say(null, 2 * limits.apiHeadersMs),
+      say('GET /v1/status HTTP/1.1\r\nhost: x\r\nauthoriz', 2 * limits.apiHeadersMs),
+      say(`${head}content-length: 100\r\n\r\n{"path":`, 2 * limits.apiHeadersMs),
+    ]);
+    t.equal(noHandshake, '', 'silence in place of a handshake');
+    t.match(noHeaders, /^HTTP\/1.1 408 /);
+    t.match(noBody, /^HTTP\/1.1 401 /, 'without a token nobody waits for its body');
+    t.ok(performance.now() - begin < 2 * limits.apiHeadersMs);
     t.equal((await ask(dvce, 'GET', '/v1/status')).status, 200);
   });
 

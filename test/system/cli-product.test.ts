@@ -123,6 +123,28 @@ t.test('one agent, from its configuration to its end', async (t) => {
     t.match(await dvce.cli('volume create /prod/db --size 1MiB --dry-run'), {
       code: exitCodes.exists,
     });
+    // What the change would be refused for its dry run is refused for, with the same exit code.
+    await dvce.ok('volume create /refused --size 2MiB --protect');
+    await dvce.ok('snapshot create /refused@kept --protect');
+    for (const line of [
+      'volume delete /refused',
+      'snapshot delete /refused@kept',
+      'volume resize /refused --size 1MiB',
+      'snapshot rollback /refused@nothing',
+      'image delete nothing',
+      'vm delete nothing',
+    ]) {
+      const dry = await dvce.cli(`${line} --dry-run`, { input: '' });
+      const real = await dvce.cli(line.includes('resize') ? line : `${line} --yes`, { input: '' });
+      t.not(dry.code, 0, line);
+      t.equal(dry.code, real.code, line);
+      t.equal(
+        dry.stderr.split('\n').at(-3),
+        real.stderr.split('\n').at(-3),
+        `${line}: the same reason`,
+      );
+    }
+    t.match(await dvce.ok('volume show /refused'), /2MiB/);
     t.match(await dvce.cli('api GET /v1/volumes?dryRun=true'), { code: exitCodes.failed });
   });
 

@@ -16,6 +16,8 @@ function startedOperation(reply: FastifyReply): string | null {
   return found?.[1] ?? null;
 }
 
+const isDryRun = ({ query }: FastifyRequest): boolean => Object(query).dryRun === true;
+
 export function auditChanges(server: Server, audit: AuditLog, clock: Clock): void {
   server.addHook('onResponse', async (request: FastifyRequest, reply: FastifyReply) => {
     const { statusCode } = reply;
@@ -29,7 +31,7 @@ export function auditChanges(server: Server, audit: AuditLog, clock: Clock): voi
       // Without its query: none holds a secret, and whoever puts one there shall not find it here.
       path: (request.url.split('?', 1)[0] ?? '').slice(0, 1200),
       operationId: operationOf(request) || null,
-      dryRun: Object(request.query).dryRun === true,
+      dryRun: isDryRun(request),
       status: statusCode,
       operation: startedOperation(reply),
     });
@@ -39,7 +41,8 @@ export function auditChanges(server: Server, audit: AuditLog, clock: Clock): voi
 export function recordRequests(server: Server, path: string, logger: Logger): void {
   server.addHook('onRequest', async (request, reply) => {
     const record = (): void => {
-      const name = operationOf(request) || '-';
+      // Who only asks what a change would do has not asked for the change.
+      const name = isDryRun(request) ? '-' : operationOf(request) || '-';
       appendFile(path, `${request.method} ${name} ${reply.statusCode}\n`, (error) => {
         if (error !== null) logger.warn({ err: toDvceError(error, path) }, 'no access log');
       });

@@ -1,8 +1,8 @@
 /** `dvce token ...`, `dvce audit ...`, `dvce context ...` */
-import { open, readFile, stat } from 'node:fs/promises';
+import { type FileHandle, open, readFile, stat } from 'node:fs/promises';
 import type { Token, TokenCreate, TokenSecret } from '../../api/index.ts';
 import { parseFingerprint, parseRemoteUrl } from '../../api/index.ts';
-import { DvceError } from '../../base/errors.ts';
+import { DvceError, systemCode } from '../../base/errors.ts';
 import { checkName } from '../../base/ids.ts';
 import { confirm } from '../confirm.ts';
 import { contextsPath, readContexts, writeContexts } from '../contexts.ts';
@@ -74,7 +74,7 @@ export const createToken: Run = async ({ api, output }, given) => {
     ...(expiresMs === undefined ? {} : { expiresMs }),
   };
   // Before the token is made: a secret that cannot be kept would be lost.
-  const file = path === undefined ? undefined : await open(path, 'wx', 0o600);
+  const file = path === undefined ? undefined : await newFile(path);
   try {
     const made = await api.tokens.create(request);
     noteDoor(output, made, path);
@@ -95,6 +95,16 @@ export const createToken: Run = async ({ api, output }, given) => {
     await file?.close();
   }
 };
+
+async function newFile(path: string): Promise<FileHandle> {
+  try {
+    return await open(path, 'wx', 0o600);
+  } catch (error) {
+    if (systemCode(error) === 'EEXIST')
+      throw usageError('--out', `the file ${path} exists already`, 'Choose another name.', error);
+    throw error;
+  }
+}
 
 function noteDoor(output: Output, { door }: TokenSecret, path = 'FILE'): void {
   if (door === null) {

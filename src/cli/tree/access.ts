@@ -111,7 +111,7 @@ export const context: NounSpec = {
       ],
       examples: [
         'dvce context add host1 --url https://host1.example:8443 --token-file ci.token',
-        'dvce context add host1 --replace --url https://192.0.2.7:8443 --token-file ci.token --fingerprint 0000000000000000000000000000000000000000000000000000000000000000',
+        'dvce context add host1 --replace --url https://192.0.2.7:8443 --token-file ci.token --fingerprint 3f1c9d52a7e08b64d1c5f29e7a60b8431e5d7c92f6a3b0184c7e9d25a1f3b680',
         'dvce context add host2 --url https://[2001:db8::7]:8443 --token-file ci.token',
       ],
       run: async () => (await access()).addContext,
@@ -131,7 +131,7 @@ export const context: NounSpec = {
       examples: [
         'dvce context remove host1',
         'dvce context remove host2 -o json',
-        'dvce context remove host3 || true',
+        'dvce context list -o name | xargs -r -n1 dvce context remove',
       ],
       run: async () => (await access()).removeContext,
     },

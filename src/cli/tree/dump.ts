@@ -28,7 +28,7 @@ export const segment: NounSpec = {
       ],
       examples: [
         'dvce segment dump /prod/db',
-        'dvce segment dump /prod/db 1 || true',
+        'dvce segment dump /prod/db "$(dvce segment dump /prod/db -o name | tail -1)"',
         'dvce segment dump /prod/db -o json',
       ],
       run: async () => (await load()).segmentDump,

@@ -70,7 +70,11 @@ export const image: NounSpec = {
       details: "Shipped with the program, overlaid by the operator's /etc/dvce/images.yaml.",
       kind: 'read',
       arguments: [{ name: '[list]', text: 'the only verb there is', choices: ['list'] }],
-      examples: ['dvce image catalogue', 'dvce image catalogue list -o wide'],
+      examples: [
+        'dvce image catalogue',
+        'dvce image catalogue list -o wide',
+        'dvce image catalogue --filter name~debian -o name',
+      ],
       run: async () => (await load()).catalogue,
     },
     {
@@ -93,14 +97,22 @@ export const image: NounSpec = {
     {
       name: 'list',
       summary: 'list images',
-      examples: ['dvce image list', 'dvce image list -o json'],
+      examples: [
+        'dvce image list',
+        'dvce image list --filter labels.tier=base',
+        'dvce image list -o json',
+      ],
       run: async () => (await load()).list,
     },
     {
       name: 'show',
       summary: 'show one image',
       arguments: [name],
-      examples: ['dvce image show debian', 'dvce image show debian -o json'],
+      examples: [
+        'dvce image show debian',
+        'dvce image show debian -o json',
+        'dvce image show debian -o yaml',
+      ],
       run: async () => (await load()).show,
     },
     {

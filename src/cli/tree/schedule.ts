@@ -76,8 +76,8 @@ export const schedule: NounSpec = {
       options: [option.noWait, option.timeout],
       examples: [
         'dvce schedule run nightly',
-        'dvce schedule run nightly --timeout 5m || true',
-        'dvce op wait "$(dvce schedule run gold --no-wait)" || true',
+        'dvce schedule run nightly --timeout 5m',
+        'dvce op wait "$(dvce schedule run gold --no-wait)"',
       ],
       run: async () => (await load()).run,
     },

@@ -35,6 +35,7 @@ export const snapshot: NounSpec = {
       examples: [
         'dvce snapshot create-set nightly /prod/db /prod/web',
         'dvce snapshot create-set release-3 /prod/db /prod/web --label release=3 --protect',
+        'dvce snapshot create-set release-4 /prod/db /prod/web --dry-run',
       ],
       run: async () => (await load()).createSet,
     },
@@ -42,14 +43,22 @@ export const snapshot: NounSpec = {
       name: 'list',
       summary: 'list the snapshots of a volume',
       arguments: [path],
-      examples: ['dvce snapshot list /prod/db', 'dvce snapshot list /prod/db -o json'],
+      examples: [
+        'dvce snapshot list /prod/db',
+        'dvce snapshot list /prod/db -o json',
+        'dvce snapshot list /prod/db --filter protected=true -o name',
+      ],
       run: async () => (await load()).list,
     },
     {
       name: 'tree',
       summary: 'draw the snapshots of a volume as a tree, with the current position',
       arguments: [path],
-      examples: ['dvce snapshot tree /prod/db', 'dvce snapshot tree /prod/db -o json'],
+      examples: [
+        'dvce snapshot tree /prod/db',
+        'dvce snapshot tree /prod/web',
+        'dvce snapshot tree /prod/db -o json',
+      ],
       run: async () => (await load()).tree,
     },
     {
@@ -62,6 +71,7 @@ export const snapshot: NounSpec = {
       options: [{ flags: '--limit <count>', text: 'list at most so many ranges', kind: 'count' }],
       examples: [
         'dvce snapshot diff /prod/db@before-upgrade',
+        'dvce snapshot diff /prod/db@before-upgrade release-2',
         'dvce snapshot diff /prod/db@before-upgrade release-2 --limit 10 -o json',
       ],
       run: async () => (await load()).diff,
@@ -76,6 +86,7 @@ export const snapshot: NounSpec = {
       examples: [
         'dvce snapshot rollback /prod/db@before-upgrade --dry-run',
         'dvce snapshot rollback /prod/db@before-upgrade --yes',
+        'dvce snapshot rollback /prod/db@release-2 --yes -o json',
       ],
       run: async () => (await load()).rollback,
     },
@@ -86,7 +97,8 @@ export const snapshot: NounSpec = {
       options: [option.dryRun, option.ifExists, option.yes],
       examples: [
         'dvce snapshot delete /prod/db@before-upgrade --dry-run',
-        'dvce snapshot delete /prod/db@old --yes --if-exists',
+        'dvce snapshot delete /prod/db@before-upgrade --yes',
+        'dvce snapshot delete /prod/db@before-upgrade --yes --if-exists',
       ],
       run: async () => (await load()).remove,
     },

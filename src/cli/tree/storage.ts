@@ -27,7 +27,7 @@ export const trash: NounSpec = {
       options: [option.yes],
       examples: [
         'dvce trash empty --yes',
-        'dvce volume delete /test/tmp --yes && dvce trash empty /test/tmp --yes',
+        'dvce trash empty /test/tmp --yes',
         'dvce trash empty --yes -o json',
       ],
       run: async () => (await load()).trashEmpty,
@@ -104,9 +104,9 @@ export const volumeStorage: readonly CommandSpec[] = [
     arguments: [what],
     options: [{ flags: '--to <path>', text: 'another path than the one of before' }],
     examples: [
-      'dvce volume delete /test/tmp --yes && dvce volume undelete /test/tmp',
-      'dvce volume delete /test/tmp --yes && dvce volume undelete /test/tmp --to /test/back',
-      'dvce volume undelete /test/gone || true',
+      'dvce volume undelete /test/tmp',
+      'dvce volume undelete /test/tmp --to /test/back',
+      'dvce volume undelete "$(dvce trash list -o name | head -1)" --to /test/last',
     ],
     run: async () => (await load()).undelete,
   },
@@ -139,9 +139,9 @@ export const volumeStorage: readonly CommandSpec[] = [
       { flags: '--tcp', text: 'print only the TCP address' },
     ],
     examples: [
-      'dvce volume export /prod/db@before-upgrade',
-      'dvce volume unexport "$(dvce volume export /prod/db@before-upgrade -o name)"',
+      'dvce volume export /prod/db',
       'dvce volume export /prod/db@before-upgrade --socket',
+      'dvce volume export /prod/web --read-only -o json',
     ],
     run: async () => (await load()).exportVolume,
   },
@@ -157,7 +157,7 @@ export const volumeStorage: readonly CommandSpec[] = [
     arguments: [{ name: '<id>', text: 'id of the export', names: '/v1/exports' }],
     options: [option.ifExists],
     examples: [
-      'dvce volume unexport "$(dvce volume export /prod/db@before-upgrade -o name)"',
+      'dvce volume unexport "$(dvce volume export /prod/db -o name)"',
       'dvce volume unexport export-00000000 --if-exists',
       'dvce volume exports -o name | xargs -r -n1 dvce volume unexport',
     ],

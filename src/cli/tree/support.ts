@@ -8,11 +8,7 @@ export const support: readonly CommandSpec[] = [
     name: 'metrics',
     summary: 'print the metrics of this host in the Prometheus text format',
     details: 'GET /metrics answers the same; docs/reference/metrics.md explains each.',
-    examples: [
-      'dvce metrics',
-      'dvce metrics | grep dvce_flush_lag_seconds || true',
-      'dvce metrics -o json',
-    ],
+    examples: ['dvce metrics', 'dvce metrics | grep dvce_build_info', 'dvce metrics -o json'],
     run: async () => (await commands()).metrics,
   },
   {

@@ -40,6 +40,7 @@ export const op: NounSpec = {
       summary: 'show one operation',
       arguments: [id],
       examples: [
+        'dvce op show "$(dvce op list -o name | head -1)"',
         'dvce op show "$(dvce volume check /prod/db --no-wait)"',
         'dvce op show "$(dvce volume check /prod/db --no-wait)" -o json',
       ],
@@ -54,6 +55,7 @@ export const op: NounSpec = {
       examples: [
         'dvce op wait "$(dvce volume check /prod/db --no-wait)"',
         'dvce op wait "$(dvce volume check /prod/db --no-wait)" --timeout 5m',
+        'dvce op list --running -o name | xargs -r -n1 dvce op wait',
       ],
       run: async () => (await operation()).wait,
     },
@@ -62,8 +64,9 @@ export const op: NounSpec = {
       summary: 'print what an operation said, kept with it',
       arguments: [id],
       examples: [
+        'dvce op log "$(dvce op list -o name | head -1)"',
         'dvce op log "$(dvce volume check /prod/db --no-wait)"',
-        'dvce op list -o name --filter status=succeeded | head -1 | xargs -r dvce op log',
+        'dvce op list -o name --filter status=failed | xargs -r -n1 dvce op log',
       ],
       run: async () => (await operation()).log,
     },
@@ -72,8 +75,9 @@ export const op: NounSpec = {
       summary: 'cancel an operation',
       arguments: [id],
       examples: [
-        'dvce op cancel "$(dvce image import disk.raw slow --no-wait)" || true',
-        'dvce op cancel "$(dvce volume check /prod/db --no-wait)" -o json || true',
+        'dvce op cancel "$(dvce image import huge.raw huge --no-wait)"',
+        'dvce op cancel "$(dvce image import huge.raw huge2 --no-wait)" -o json',
+        'dvce op list --running -o name | xargs -r -n1 dvce op cancel',
       ],
       run: async () => (await operation()).cancel,
     },
@@ -101,7 +105,7 @@ export const single: readonly CommandSpec[] = [
       { flags: '--force', text: 'also while VMs run' },
       option.timeout,
     ],
-    examples: ['dvce down', 'dvce down --stop-vms --timeout 2m'],
+    examples: ['dvce down --dry-run', 'dvce down', 'dvce down --stop-vms --timeout 2m'],
     run: async () => (await processes()).down,
   },
   {
@@ -109,7 +113,7 @@ export const single: readonly CommandSpec[] = [
     kind: 'read',
     summary: 'show whether this host is well, and why not',
     details: 'Ends with exit code 2 when it is not.',
-    examples: ['dvce status', 'dvce status -o json'],
+    examples: ['dvce status', 'dvce status -o json', 'dvce status --quiet'],
     run: async () => (await system()).status,
   },
   {
@@ -117,7 +121,7 @@ export const single: readonly CommandSpec[] = [
     kind: 'read',
     summary: 'check what this host needs to run VMs; works without an agent',
     details: 'Ends with exit code 2 when a check failed.',
-    examples: ['dvce doctor', 'dvce doctor -o json'],
+    examples: ['dvce doctor', 'dvce doctor --filter result=fail', 'dvce doctor -o json'],
     run: async () => (await system()).doctor,
   },
   {
@@ -125,7 +129,7 @@ export const single: readonly CommandSpec[] = [
     kind: 'read',
     summary: 'connect to the serial console of a VM; leave with Ctrl-]',
     arguments: [{ name: '<name>', text: 'name of the VM', names: 'vm' }],
-    examples: ['dvce console web1', 'echo | dvce console web1'],
+    examples: ['dvce console web1', 'echo | dvce console web1', 'dvce console web1 --debug'],
     run: async () => (await import('../commands/console.ts')).console,
   },
   {
@@ -135,7 +139,11 @@ export const single: readonly CommandSpec[] = [
     details: 'What follows -- is handed to blockd when it has to be started (see: dvce blockd).',
     arguments: [blockdOptions],
     options: doorOptions,
-    examples: ['dvce agent', 'dvce agent --data-dir /srv/dvce -- --journal-bytes 256MiB'],
+    examples: [
+      'dvce agent',
+      'dvce agent --data-dir /srv/dvce',
+      'dvce agent --data-dir /srv/dvce -- --journal-bytes 256MiB',
+    ],
     run: async () => (await processes()).agent,
   },
   {
@@ -146,7 +154,11 @@ export const single: readonly CommandSpec[] = [
       'Its own options: --store DIR, --nbd-tcp HOST:PORT with --nbd-tls-dir DIR or --nbd-insecure, --journal-bytes SIZE, --workers COUNT, --export-idle TIME, --log-level LEVEL, --foreground, --supervise.',
     arguments: [blockdOptions],
     passThrough: true,
-    examples: ['dvce blockd', 'dvce blockd --data-dir /srv/dvce --journal-bytes 256MiB'],
+    examples: [
+      'dvce blockd',
+      'dvce blockd --log-level debug',
+      'dvce blockd --data-dir /srv/dvce --journal-bytes 256MiB',
+    ],
     run: async () => (await processes()).blockd,
   },
   {
@@ -182,14 +194,18 @@ export const single: readonly CommandSpec[] = [
     kind: 'local',
     summary: 'print the completion script of a shell',
     arguments: [{ name: '<shell>', text: 'shell', choices: ['bash', 'zsh', 'fish'] }],
-    examples: ['dvce completion bash > dvce.bash', 'dvce completion zsh > _dvce'],
+    examples: [
+      'dvce completion bash > dvce.bash',
+      'dvce completion zsh > _dvce',
+      'dvce completion fish > dvce.fish',
+    ],
     run: async () => (await import('../commands/completion.ts')).completion,
   },
   {
     name: 'version',
     kind: 'read',
     summary: 'print the versions of this program and of the agent',
-    examples: ['dvce version', 'dvce version -o json'],
+    examples: ['dvce version', 'dvce version -o json', 'dvce --version'],
     run: async () => (await system()).version,
   },
 ];

@@ -32,14 +32,18 @@ export const vmLife: readonly CommandSpec[] = [
     summary: 'stop the processors of a running VM',
     details: 'It keeps its memory and its disks, and goes on with "vm resume".',
     arguments: [name],
-    examples: ['dvce vm pause web1', 'dvce vm pause web1 --dry-run'],
+    examples: ['dvce vm pause web1', 'dvce vm pause web1 -o json', 'dvce vm pause web1 --dry-run'],
     run: async () => (await load()).pause,
   },
   {
     name: 'resume',
     summary: 'let a paused VM go on',
     arguments: [name],
-    examples: ['dvce vm resume web1', 'dvce vm resume web1 -o json'],
+    examples: [
+      'dvce vm resume web1',
+      'dvce vm resume web1 -o json',
+      'dvce vm resume web1 --dry-run',
+    ],
     run: async () => (await load()).resume,
   },
   {
@@ -47,7 +51,7 @@ export const vmLife: readonly CommandSpec[] = [
     summary: 'restart a VM without asking its guest',
     details: 'Like the reset button: what the guest has not written is lost.',
     arguments: [name],
-    examples: ['dvce vm reset web1', 'dvce vm reset web1 --dry-run'],
+    examples: ['dvce vm reset web1 --dry-run', 'dvce vm reset web1', 'dvce vm reset web1 -o json'],
     run: async () => (await load()).reset,
   },
   {
@@ -64,7 +68,11 @@ export const vmLife: readonly CommandSpec[] = [
       },
       option.noWait,
     ],
-    examples: ['dvce vm reboot web1 --timeout 1s', 'dvce vm reboot web1 --timeout 1s --no-wait'],
+    examples: [
+      'dvce vm reboot web1',
+      'dvce vm reboot web1 --timeout 2m --dry-run',
+      'dvce op wait "$(dvce vm reboot web1 --no-wait)"',
+    ],
     run: async () => (await load()).reboot,
   },
   {
@@ -81,7 +89,8 @@ export const vmLife: readonly CommandSpec[] = [
       { flags: '--timeout <duration>', text: 'wait at most this long (5m)', kind: 'duration' },
     ],
     examples: [
-      'dvce vm wait web1 --for running --timeout 1m',
+      'dvce vm wait web1',
+      'dvce vm wait web1 --for agent --timeout 2m',
       'dvce vm wait web1 --for running -o json',
     ],
     run: async () => (await load()).wait,
@@ -120,6 +129,7 @@ export const vmLife: readonly CommandSpec[] = [
     examples: [
       'dvce vm resize web1 --cpus 2',
       'dvce vm resize web1 --memory 512MiB --at-next-start',
+      'dvce vm resize web1 --cpus 4 --dry-run',
     ],
     run: async () => (await load()).resize,
   },
@@ -136,7 +146,8 @@ export const vmLife: readonly CommandSpec[] = [
     ],
     examples: [
       'dvce vm attach-disk web1 /vms/web1/more --size 64MiB',
-      'dvce vm attach-disk web1 /vms/web1/logs --size 64MiB --no-wait',
+      'dvce vm attach-disk web1 /prod/logs --read-only',
+      'dvce vm attach-disk web1 /prod/more --size 1GiB --dry-run',
     ],
     run: async () => (await load()).attachDisk,
   },
@@ -150,6 +161,7 @@ export const vmLife: readonly CommandSpec[] = [
     examples: [
       'dvce vm detach-disk web1 disk1 --dry-run',
       'dvce vm detach-disk web1 /vms/web1/more',
+      'dvce vm detach-disk web1 /prod/logs --timeout 1m',
     ],
     run: async () => (await load()).detachDisk,
   },
@@ -158,7 +170,11 @@ export const vmLife: readonly CommandSpec[] = [
     summary: 'give a VM another network card, also while it runs',
     arguments: [name, { name: '<kind>', text: 'user, bridge=NAME, or network=NAME[,ADDRESS]' }],
     options: [option.noWait, option.timeout],
-    examples: ['dvce vm attach-nic web1 user', 'dvce vm attach-nic web1 user --no-wait'],
+    examples: [
+      'dvce vm attach-nic web1 user',
+      'dvce vm attach-nic web1 bridge=br0 --dry-run',
+      'dvce vm attach-nic web1 network=lan,10.0.0.17 --dry-run',
+    ],
     run: async () => (await load()).attachNic,
   },
   {
@@ -166,7 +182,11 @@ export const vmLife: readonly CommandSpec[] = [
     summary: 'take a network card out of a VM',
     arguments: [name, { name: '<card>', text: 'name of the card: card0' }],
     options: [option.noWait, option.timeout],
-    examples: ['dvce vm detach-nic web1 card0 --dry-run', 'dvce vm detach-nic web1 card0'],
+    examples: [
+      'dvce vm detach-nic web1 card1 --dry-run',
+      'dvce vm detach-nic web1 card1',
+      'dvce vm detach-nic web1 card0 --timeout 1m',
+    ],
     run: async () => (await load()).detachNic,
   },
   {
@@ -176,7 +196,11 @@ export const vmLife: readonly CommandSpec[] = [
       'All disks are cloned as they are at one instant; a guest may run meanwhile, and its clone finds its disks as after a power cut. Id, MAC addresses and leases are new.',
     arguments: [name, { name: '<new>', text: 'name of the new VM' }],
     options: [option.label, option.noWait, option.timeout],
-    examples: ['dvce vm clone web1 web9', 'dvce vm clone web1 web8 --label team=shop'],
+    examples: [
+      'dvce vm clone web1 web9',
+      'dvce vm clone web1 web8 --label team=shop',
+      'dvce vm clone web1 web7 --dry-run',
+    ],
     run: async () => (await load()).clone,
   },
 ];

@@ -21,6 +21,7 @@ export const vmSnapshots: readonly CommandSpec[] = [
     examples: [
       'dvce vm snapshot web1@before-upgrade',
       'dvce vm snapshot web1@release-3 --label release=3',
+      'dvce vm snapshot web1@release-4 --quiesce',
     ],
     run: async () => (await load()).snapshot,
   },
@@ -29,7 +30,11 @@ export const vmSnapshots: readonly CommandSpec[] = [
     kind: 'read',
     summary: 'list the snapshots of a VM',
     arguments: [{ name: '<name>', text: 'name of the VM', names: 'vm' }],
-    examples: ['dvce vm snapshots web1', 'dvce vm snapshots web1 -o json'],
+    examples: [
+      'dvce vm snapshots web1',
+      'dvce vm snapshots web1 -o json',
+      'dvce vm snapshots web1 -o name',
+    ],
     run: async () => (await load()).list,
   },
   {
@@ -42,6 +47,7 @@ export const vmSnapshots: readonly CommandSpec[] = [
     examples: [
       'dvce vm rollback web1@before-upgrade --dry-run',
       'dvce vm rollback web1@before-upgrade --yes',
+      'dvce vm rollback web1@release-3 --yes --timeout 2m',
     ],
     run: async () => (await load()).rollback,
   },
@@ -52,6 +58,7 @@ export const vmSnapshots: readonly CommandSpec[] = [
     options: [option.dryRun, option.ifExists, option.yes],
     examples: [
       'dvce vm delete-snapshot web1@before-upgrade --dry-run',
+      'dvce vm delete-snapshot web1@before-upgrade --yes',
       'dvce vm delete-snapshot web1@before-upgrade --yes --if-exists',
     ],
     run: async () => (await load()).remove,

@@ -52,11 +52,11 @@ export const vm: NounSpec = {
         option.ifNotExists,
       ],
       examples: [
-        'dvce vm create web1 --image debian --memory 256MiB --net none',
+        'dvce vm create web1 --image debian --memory 256MiB',
         'dvce vm create db1 --image debian --cpus 2 --memory 512MiB --disk /vms/db1/files,1GiB',
         "dvce vm create web2 --disk /prod/web --ready-pattern 'login:'",
         'dvce vm create app1 --image debian --user-data app1.yaml --ssh-key keys.pub --hostname app1.example.org',
-        'dvce vm create screen1 --image debian --memory 64MiB --vnc --net none --start',
+        'dvce vm create screen1 --image debian --memory 256MiB --vnc --net none',
         'dvce vm create web1 --image debian --if-not-exists',
         "printf 'image: debian\\nmemoryBytes: 64MiB\\nnics: []\\n' | dvce vm create file1 --file -",
         'dvce vm show file1 -o yaml | dvce vm create file2 --file - --dry-run',
@@ -66,14 +66,18 @@ export const vm: NounSpec = {
     {
       name: 'list',
       summary: 'list VMs',
-      examples: ['dvce vm list', 'dvce vm list -o json'],
+      examples: [
+        'dvce vm list',
+        'dvce vm list --filter phase=running -o name',
+        'dvce vm list -o json',
+      ],
       run: async () => (await load()).list,
     },
     {
       name: 'show',
       summary: 'show one VM: phase, readiness and why, disks',
       arguments: [name],
-      examples: ['dvce vm show web1', 'dvce vm show web1 -o json'],
+      examples: ['dvce vm show web1', 'dvce vm show web1 -o yaml', 'dvce vm show web1 -o json'],
       run: async () => (await load()).show,
     },
     {
@@ -86,7 +90,11 @@ export const vm: NounSpec = {
         option.noWait,
         option.timeout,
       ],
-      examples: ['dvce vm start web1', 'dvce vm start web1 --timeout 2m'],
+      examples: [
+        'dvce vm start web1 --dry-run',
+        'dvce vm start web1 --timeout 2m',
+        'dvce vm start web1 --ready',
+      ],
       run: async () => (await load()).start,
     },
     {
@@ -102,7 +110,11 @@ export const vm: NounSpec = {
         { flags: '--force', text: 'end it hard at once' },
         option.noWait,
       ],
-      examples: ['dvce vm stop web1 --timeout 5s', 'dvce vm stop web1 --force'],
+      examples: [
+        'dvce vm stop web1',
+        'dvce vm stop web1 --timeout 5s',
+        'dvce vm stop web1 --force',
+      ],
       run: async () => (await load()).stop,
     },
     ...vmLife,
@@ -113,7 +125,11 @@ export const vm: NounSpec = {
       details:
         'Only a VM made with --vnc has one. It listens on the loopback address of its host; from elsewhere, use a tunnel such as ssh -L. Each start makes a new password.',
       arguments: [name],
-      examples: ['dvce vm vnc screen1', 'dvce vm vnc screen1 -o json'],
+      examples: [
+        'dvce vm vnc screen1',
+        'dvce vm vnc screen1 -o json',
+        'dvce vm vnc screen1 -o yaml',
+      ],
       run: async () => (await load()).vnc,
     },
     {
@@ -121,7 +137,11 @@ export const vm: NounSpec = {
       summary: "print the log of a VM's serial console",
       arguments: [name],
       options: [{ flags: '--tail <count>', text: 'only the last lines', kind: 'count' }],
-      examples: ['dvce vm log web1', 'dvce vm log web1 --tail 20'],
+      examples: [
+        'dvce vm log web1',
+        'dvce vm log web1 --tail 20',
+        'dvce vm log web1 --tail 1000 | grep -i linux',
+      ],
       run: async () => (await load()).log,
     },
     {

@@ -54,7 +54,11 @@ export const volume: NounSpec = {
       name: 'show',
       summary: 'show one volume, with what it is doing while open',
       arguments: [path],
-      examples: ['dvce volume show /prod/db', 'dvce volume show /prod/db -o json'],
+      examples: [
+        'dvce volume show /prod/db',
+        'dvce volume show /prod/db -o json',
+        'dvce volume show /prod/db -o yaml',
+      ],
       run: async () => (await load()).show,
     },
     {
@@ -83,6 +87,7 @@ export const volume: NounSpec = {
       examples: [
         'dvce volume rename /prod/web /prod/www',
         'dvce volume rename /prod/www /prod/web',
+        'dvce volume rename /prod/web /shop/web --dry-run',
       ],
       run: async () => (await load()).rename,
     },
@@ -131,7 +136,11 @@ export const volume: NounSpec = {
       details: 'Reads and checksums all segments. Ends with exit code 1 when data is damaged.',
       arguments: [path],
       options: [option.noWait, option.timeout],
-      examples: ['dvce volume check /prod/db', 'dvce volume check /prod/db --timeout 10m'],
+      examples: [
+        'dvce volume check /prod/db',
+        'dvce volume check /prod/db --timeout 10m',
+        'dvce volume check /prod/db --no-wait',
+      ],
       run: async () => (await load()).check,
     },
     {
@@ -143,6 +152,7 @@ export const volume: NounSpec = {
         option.yes,
       ],
       examples: [
+        'dvce volume recover /prod/db --accept-loss --dry-run',
         'dvce volume recover /prod/db --accept-loss --yes',
         'dvce volume recover /prod/db --accept-loss --yes -o json',
       ],
