@@ -2,15 +2,15 @@
  * The life of a VM as an operator lives it, with a real guest that has the guest agent: paused, restarted, resized, given disks
  * and cards, cloned, crashed; the agent is killed in the middle more than once.
  */
-// limit: 300 s
-import { readFileSync, writeFileSync } from 'node:fs';
+// limit: 600 s
+import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import t from 'tap';
+import t, { type Test } from 'tap';
 import type { Operation, Vm, VmWaited } from '../../src/api/index.ts';
 import { type Dvce, freshDvce } from '../support/dvce.ts';
-import { demoImage, guestsMissing, Shell, until } from '../support/guest-rig.ts';
+import { demoImage, guestsMissing, readyPattern, Shell, until } from '../support/guest-rig.ts';
 
-t.setTimeout(300_000);
+t.setTimeout(600_000);
 const skip = guestsMissing();
 
 const show = (dvce: Dvce, name: string): Promise<Vm> => dvce.json<Vm>(`vm show ${name}`);
@@ -23,6 +23,32 @@ async function restartAgent(dvce: Dvce): Promise<void> {
 
 const shellOf = (dvce: Dvce, { id }: Vm): Shell =>
   new Shell(join(dvce.data, 'run', 'vm', id, 'console.sock'));
+
+async function killAgent(dvce: Dvce): Promise<void> {
+  process.kill(dvce.agentPid(), 'SIGKILL');
+  await until('the agent is gone', 5000, () => dvce.holder('agent.lock') === undefined);
+}
+
+/** What the guest said on its console; read beside the agent. */
+const consoleLog = (dvce: Dvce, { id }: Vm): string =>
+  readFileSync(join(dvce.data, 'log', 'vm', id, 'console.log'), 'latin1');
+
+const times = (text: string, part: string): number => text.split(part).length - 1;
+const boots = (dvce: Dvce, vm: Vm): number => times(consoleLog(dvce, vm), readyPattern);
+const ends = (dvce: Dvce, vm: Vm): number => times(consoleLog(dvce, vm), 'demo guest stopped');
+
+/** Shut down from inside: the VM is stopped, and does not begin anew. */
+async function endsByItself(t: Test, dvce: Dvce, name: string, shell: Shell): Promise<void> {
+  const before = await show(dvce, name);
+  const count = boots(dvce, before);
+  await shell.run('true');
+  shell.type('poweroff');
+  await until('it is stopped, and that is wanted', 60_000, async () => {
+    const { desired, phase } = await show(dvce, name);
+    return desired === 'stopped' && phase === 'stopped';
+  });
+  t.equal(boots(dvce, before), count, 'it did not begin anew');
+}
 
 async function refused(dvce: Dvce, line: string, code: number, said: RegExp): Promise<void> {
   const outcome = await dvce.cli(line);
@@ -135,6 +161,18 @@ t.test('a VM from its definition to its crashes', { skip }, async (t) => {
     t.equal((await show(dvce, 'web1')).pid, pid);
   });
 
+  await t.test('restarted while no agent watches: the next power-off is an end', async (t) => {
+    const [count, before] = [boots(dvce, vm), ends(dvce, vm)];
+    await dvce.ok('vm reboot web1 --no-wait');
+    await until('the guest obeys', 30_000, () => ends(dvce, vm) > before);
+    await killAgent(dvce);
+    await until('it is up again', 120_000, () => boots(dvce, vm) > count);
+    await dvce.ok('up');
+    await endsByItself(t, dvce, 'web1', shell);
+    await dvce.ok('vm start web1');
+    await dvce.ok('vm wait web1 --for agent --timeout 2m');
+  });
+
   await t.test('a crash is followed by a restart, also one while the agent was away', async (t) => {
     const pidOf = async (): Promise<number> => (await show(dvce, 'web1')).pid ?? 0;
     const first = await pidOf();
@@ -231,5 +269,30 @@ t.test('a VM from its definition to its crashes', { skip }, async (t) => {
       ({ status }) => status === 'running',
     );
     t.strictSame(failed, []);
+  });
+});
+
+t.test('a restart by the power button is finished by the next agent', { skip }, async (t) => {
+  const dvce = freshDvce(t);
+  await dvce.ok('up');
+  await dvce.ok(`image import ${demoImage()} demo`);
+  await dvce.ok('vm create web1 --image demo --memory 192MiB --net none');
+  await dvce.ok('vm start web1');
+  const vm = await show(dvce, 'web1');
+  await until('it is up', 120_000, () => boots(dvce, vm) === 1);
+  const mark = join(dvce.data, 'run', 'vm', vm.id, 'restarting');
+
+  await t.test('the agent is killed while the guest shuts down', async (t) => {
+    await dvce.ok('vm reboot web1 --no-wait');
+    await until('the guest obeys', 30_000, () => ends(dvce, vm) === 1);
+    await killAgent(dvce);
+    t.ok(existsSync(mark), 'it was in the middle');
+    await dvce.ok('up');
+    await until('it is up again', 120_000, () => boots(dvce, vm) === 2);
+    t.equal((await show(dvce, 'web1')).pid, vm.pid, 'with the same process');
+    t.notOk(existsSync(mark));
+    const shell = shellOf(dvce, vm);
+    await endsByItself(t, dvce, 'web1', shell);
+    shell.close();
   });
 });

@@ -61,11 +61,12 @@ async function made(t: Test): Promise<Dvce> {
 }
 
 const skip = guestsMissing('ip');
-t.test('cards on a bridge', { skip: skip || bridgesMissing() }, async (t) => {
+const noBridges = bridgesMissing();
+
+async function cards(t: Test, dvce: Dvce): Promise<void> {
   ip('link', 'add', bridge, 'type', 'bridge');
   t.teardown(() => ip('link', 'delete', bridge));
   ip('link', 'set', bridge, 'up');
-  const dvce = await made(t);
   const shell = await started(t, dvce);
   const attach = `vm attach-nic web1 bridge=${bridge}`;
 
@@ -126,10 +127,9 @@ t.test('cards on a bridge', { skip: skip || bridgesMissing() }, async (t) => {
     await until('the tap is gone', 10_000, () => ports().length === 0);
     await dvce.ok('vm detach-nic web1 card0');
   });
-});
+}
 
-t.test('a guest is stopped while blockd is away', { skip }, async (t) => {
-  const dvce = await made(t);
+async function ends(t: Test, dvce: Dvce): Promise<void> {
   const volume = (): Promise<Volume> => dvce.json<Volume>('volume show /vms/web1/disk0');
   const recorded = (): Promise<void> =>
     until('it is recorded and its volume let go', 30_000, async () => {
@@ -170,4 +170,10 @@ t.test('a guest is stopped while blockd is away', { skip }, async (t) => {
     await recorded();
     t.strictSame((await show(dvce)).crashes, [], 'its end was no crash');
   });
+}
+
+t.test('a running guest where the host works against it', { skip }, async (t) => {
+  const dvce = await made(t);
+  await t.test('cards on a bridge', { skip: noBridges }, (t) => cards(t, dvce));
+  await t.test('a guest is stopped while blockd is away', (t) => ends(t, dvce));
 });

@@ -1,7 +1,16 @@
 /** What was begun with a guest and outlives whoever began it: restarts by the power button, frozen file systems. */
-import { existsSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, writeFileSync } from 'node:fs';
+import { dirname } from 'node:path';
 import t, { type Test } from 'tap';
-import { limits } from '../../src/base/index.ts';
+import {
+  limits,
+  silentLogger,
+  systemClock,
+  systemRandom,
+  systemTimers,
+} from '../../src/base/index.ts';
+import { Freezing } from '../../src/vm/freezing.ts';
+import { GuestAgent } from '../../src/vm/guest-agent.ts';
 import { until } from '../support/blockd-process.ts';
 import { type ScriptedAgent, scriptedAgent } from '../support/scripted-agent.ts';
 import { type WatchedGuest, watchedGuest } from '../support/watched-guest.ts';
@@ -167,6 +176,29 @@ t.test('a freeze without an answer is thawed, one that was refused need not be',
   await until('it is thawed', () => !existsSync(r.guest.paths.frozen));
   t.equal(times(agent.commands, 'guest-fsfreeze-thaw'), 1);
 });
+
+t.test(
+  'the first look after a freeze without an answer thaws, one in its time does not',
+  async (t) => {
+    const { r, agent } = await withAgent(t);
+    const { agent: path, frozen: mark } = r.guest.paths;
+    const world = { clock: systemClock, timers: systemTimers, random: systemRandom };
+    const freezing = new Freezing({
+      ...{ mark, vm: 'web1', logger: silentLogger },
+      agent: new GuestAgent({ path, vm: 'web1', ...world }),
+      clock: { wallMs: () => 0, monotonicMs: () => 0 },
+    });
+    mkdirSync(dirname(mark), { recursive: true });
+    await freezing.freeze(5000);
+    await freezing.look();
+    t.ok(existsSync(mark));
+    await freezing.thaw(5000);
+    agent.silent.add('guest-fsfreeze-freeze');
+    await t.rejects(freezing.freeze(200), { code: 'TIMED_OUT' });
+    await freezing.look();
+    t.notOk(existsSync(mark));
+  },
+);
 
 t.test('a guest without an agent is not frozen', async (t) => {
   const r = await watchedGuest(t);
