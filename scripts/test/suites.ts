@@ -131,7 +131,7 @@ export const suites: readonly Suite[] = [
   },
   {
     name: 'long',
-    budgetSeconds: 3600,
+    budgetSeconds: 7200,
     limitSeconds: 1800,
     jobs: 1,
     long: true,
