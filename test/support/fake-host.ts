@@ -181,6 +181,7 @@ export class FakeHypervisor implements Hypervisor {
     this.calls.push(`start ${vm.name}`);
     if (this.startFailure !== undefined) throw this.startFailure;
     this.running.set(vm.id, { phase: 'running', pid: 42, ready: null, detail: null });
+    this.size = { cpus: vm.cpus, memoryBytes: vm.memoryBytes };
   }
   async powerDown(vm: VmDefinition): Promise<void> {
     this.calls.push(`powerDown ${vm.name}`);
@@ -220,6 +221,9 @@ export class FakeHypervisor implements Hypervisor {
   }
   /** What the running guests have, as far as it was changed while they ran. */
   readonly plugged = new Set<string>();
+  /** What the guest that was started last has; it is given more processors only up to `cpusMax`. */
+  size = { cpus: 0, memoryBytes: 0 };
+  cpusMax = 8;
   /** What a guest refuses to let go. */
   readonly stuck = new Set<string>();
   async guest(vm: VmDefinition): Promise<RunningGuest> {
@@ -247,14 +251,21 @@ export class FakeHypervisor implements Hypervisor {
       reset: async () => note('reset'),
       reboot: async () => ({ hard: !this.obeysButton }),
       hardware: async () => ({
-        cpus: vm.cpus,
-        memoryBytes: vm.memoryBytes,
+        ...(this.size.cpus === 0 ? { cpus: vm.cpus, memoryBytes: vm.memoryBytes } : this.size),
         memoryBytesMax: vm.memoryBytes,
         disks: [...this.plugged].filter((name) => name.startsWith('disk')),
         cards: [...this.plugged].filter((name) => name.startsWith('card')),
       }),
-      setCpus: async (count) => note(`cpus ${count}`),
-      setMemory: async (bytes) => note(`memory ${bytes}`),
+      setCpus: async (cpus) => {
+        note(`cpus ${cpus}`);
+        if (cpus > this.cpusMax)
+          throw new DvceError('VM_STATE', { name: vm.name, state: '', reason: '', advice: '' });
+        this.size = { ...this.size, cpus };
+      },
+      setMemory: async (memoryBytes) => {
+        note(`memory ${memoryBytes}`);
+        this.size = { ...this.size, memoryBytes };
+      },
       attachDisk: into,
       attachCard: into,
       detachDisk: out,

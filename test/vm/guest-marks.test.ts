@@ -189,7 +189,7 @@ t.test(
       clock: { wallMs: () => 0, monotonicMs: () => 0 },
     });
     mkdirSync(dirname(mark), { recursive: true });
-    await freezing.freeze(5000);
+    await t.resolves(freezing.freeze(5000));
     await freezing.look();
     t.ok(existsSync(mark));
     await freezing.thaw(5000);
