@@ -10,6 +10,7 @@ import { demand, pathOf } from './access.ts';
 import type { Agent } from './agent.ts';
 import type { HttpServer } from './http/doors.ts';
 import type { Identify } from './http/guard.ts';
+import type { RecordConsole } from './http/records.ts';
 
 const route = /^\/v1\/vms\/([^/?]+)\/console$/;
 
@@ -18,15 +19,26 @@ export function serveConsoles(
   agent: Agent,
   logger: Logger,
   identify: Identify,
+  record: RecordConsole,
 ): void {
   server.on('upgrade', (request: IncomingMessage, socket: Duplex, head: Buffer) => {
     // Until someone else listens: a client that goes away is no error of the agent.
     socket.on('error', () => {});
-    connect(agent, identify, request, socket, head).catch((error: unknown) => {
-      const known = toDvceError(error);
-      logger.info({ err: known, url: request.url }, 'a console was refused');
-      refuse(socket, known);
-    });
+    let who = 'unknown';
+    const identifyFirst: Identify = (asked) => {
+      const identity = identify(asked);
+      who = identity.name;
+      return identity;
+    };
+    connect(agent, identifyFirst, request, socket, head).then(
+      () => record(request, who, 101),
+      (error: unknown) => {
+        const known = toDvceError(error);
+        logger.info({ err: known, url: request.url }, 'a console was refused');
+        record(request, who, known.httpStatus);
+        refuse(socket, known);
+      },
+    );
   });
 }
 

@@ -8,6 +8,7 @@ import type { Agent } from './agent.ts';
 import { serveConsoles } from './console-upgrade.ts';
 import { type CertificateFiles, identification } from './http/certificate.ts';
 import { Doors, handOver, letThrough } from './http/doors.ts';
+import { recordConsoles } from './http/records.ts';
 import type { AgentLayout } from './layout.ts';
 import type { Server } from './routes/types.ts';
 import { buildServer } from './server.ts';
@@ -64,8 +65,9 @@ async function open(
   { api, layout, clock, random, logger, apiDescriptor }: ServeOptions,
 ): Promise<void> {
   const handler = server.routing.bind(server);
+  const record = recordConsoles(agent.audit, clock, api.accessLog, logger);
   const consoles = (of: Parameters<typeof serveConsoles>[0]): void =>
-    serveConsoles(of, agent, logger, doors.identify);
+    serveConsoles(of, agent, logger, doors.identify, record);
   if (api.listen !== undefined) {
     const where = parseListen(api.listen);
     const shown = await identification(api, layout.tls, where.host, random, clock.wallMs());

@@ -44,6 +44,7 @@ function runBlock(example: Example, assignments: string, directory: string): Pro
       ...process.env,
       PATH: `${join(root, 'bin')}:${process.env['PATH']}:/usr/sbin:/sbin`,
       DVCE_DATA_DIR: join(directory, 'data'),
+      XDG_CONFIG_HOME: join(directory, 'config'),
     },
   });
   let output = '';
@@ -94,7 +95,8 @@ for (const page of new Set(examples.map((example) => example.page)))
       }
       const { status, output } = await runBlock(example, assignments, directory);
       t.equal(status, 0, `${name} ends with status 0`, { script: example.script, output });
-      assignments += [...example.script.matchAll(/^[a-z_]+="[^"]*"$/gm)].join('\n');
+      for (const [line] of example.script.matchAll(/^[a-z_]+="[^"]*"$/gm))
+        assignments += `${line}\n`;
       if (status !== 0) break;
     }
   });

@@ -146,6 +146,7 @@ t.test('examples of the help texts', { skip, timeout: 590_000 }, async (t) => {
     await run(example);
     slow.push([performance.now() - startedMs, example]);
   }
+  t.match(await dvce.ok('audit list -o json'), /"openVmConsole"/, 'a console is written down');
   for (const [ms, example] of slow.sort(([a], [b]) => b - a).slice(0, 12))
     t.comment(`${Math.round(ms)} ms: ${example}`);
 });

@@ -166,6 +166,11 @@ const clientErrors: Readonly<Record<string, readonly [status: number, reason: st
 /** What is no HTTP request at all, or comes too slowly: an answer as well, then the end of the connection. */
 export function refuseConnection(error: ConnectionError, socket: Socket): void {
   if (error.code === 'ECONNRESET' || socket.destroyed) return;
+  // Without a handshake there is nothing to say it through, and the end of what is written would never come.
+  if (/^ERR_(TLS|SSL)_/.test(error.code ?? '')) {
+    socket.destroy();
+    return;
+  }
   const [status, reason] = clientErrors[error.code] ?? [400, 'it is not HTTP/1.1'];
   const refusal = new HttpRefusal(status, 'INVALID_ARGUMENT', {
     what: 'the request',

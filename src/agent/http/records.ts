@@ -3,6 +3,7 @@
  * operation in the file that DVCE_ACCESS_LOG names (scripts/check-api-coverage.ts reads it).
  */
 import { appendFile } from 'node:fs';
+import type { IncomingMessage } from 'node:http';
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import { type Clock, type Logger, toDvceError } from '../../base/index.ts';
 import type { AuditLog } from '../audit.ts';
@@ -43,10 +44,35 @@ export function recordRequests(server: Server, path: string, logger: Logger): vo
     const record = (): void => {
       // Who only asks what a change would do has not asked for the change.
       const name = isDryRun(request) ? '-' : operationOf(request) || '-';
-      appendFile(path, `${request.method} ${name} ${reply.statusCode}\n`, (error) => {
-        if (error !== null) logger.warn({ err: toDvceError(error, path) }, 'no access log');
-      });
+      append(path, logger, request.method, name, reply.statusCode);
     };
     reply.raw.once('close', record);
   });
 }
+
+function append(path: string, logger: Logger, method: string, name: string, status: number): void {
+  appendFile(path, `${method} ${name} ${status}\n`, (error) => {
+    if (error !== null) logger.warn({ err: toDvceError(error, path) }, 'no access log');
+  });
+}
+
+export type RecordConsole = (request: IncomingMessage, requestor: string, status: number) => void;
+
+/** Consoles are no requests of the server any more when they are answered. Who types into a guest changes it: audited as a change. */
+export const recordConsoles =
+  (audit: AuditLog, clock: Clock, accessLog: string | undefined, logger: Logger): RecordConsole =>
+  ({ method = 'GET', url = '', socket }, requestor, status) => {
+    const operationId = 'openVmConsole';
+    audit.add({
+      at: new Date(clock.wallMs()).toISOString(),
+      requestor,
+      from: socket.remoteAddress ?? null,
+      method,
+      path: (url.split('?', 1)[0] ?? '').slice(0, 1200),
+      operationId,
+      dryRun: false,
+      status,
+      operation: null,
+    });
+    if (accessLog !== undefined) append(accessLog, logger, method, operationId, status);
+  };
