@@ -72,7 +72,11 @@ t.test('signs of life only while the parts answer', async (t) => {
   t.same(said, [], 'a part fails');
   t.equal(pauses[0]?.delayMs, 2000, 'asked again sooner');
   const late = Promise.withResolvers<boolean>();
-  answer = () => late.promise;
+  let asked = 0;
+  answer = () => {
+    asked += 1;
+    return asked === 1 ? late.promise : new Promise(() => {});
+  };
   await turn(); // asks
   await turn(); // it is late
   await turn();
