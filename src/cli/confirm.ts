@@ -1,5 +1,5 @@
 /** Nothing is destroyed by a slip: the name is typed again, or `--yes` is given. */
-import { Planned } from '../api/client.ts';
+import { Planned } from '../api/index.ts';
 import { DvceError, systemCode } from '../base/errors.ts';
 import type { Context } from './context.ts';
 import type { Step } from './plan.ts';

@@ -205,7 +205,7 @@ export const single: readonly CommandSpec[] = [
     name: 'version',
     kind: 'read',
     summary: 'print the versions of this program and of the agent',
-    examples: ['dvce version', 'dvce version -o json', 'dvce --version'],
+    examples: ['dvce version', 'dvce version -o json', 'dvce version -o yaml'],
     run: async () => (await system()).version,
   },
 ];
