@@ -101,11 +101,12 @@ t.test('volumes of an operator', async (t) => {
   const racing = Array.from({ length: 6 }, (_, index) =>
     dvce.cli(`volume create /race/v${index} --size 100MiB`),
   );
-  kill(dvce, 'lock');
-  const outcomes = await Promise.all(racing);
-  const made = outcomes.filter(({ code }) => code === 0).length;
-  t.equal((await dvce.json<unknown[]>('volume list /race')).length, made);
-  t.ok(made <= 3, `${made} of six`);
+  await Promise.race(racing);
+  await killBlockd(dvce);
+  const told = (await Promise.all(racing)).filter(({ code }) => code === 0).length;
+  const made = (await dvce.json<unknown[]>('volume list /race')).length;
+  // One whose answer the kill cut off may have been made.
+  t.ok(told <= made && made <= 3, `${made} of six are there, ${told} were told`);
   for (let index = made; index < 3; index += 1)
     await dvce.ok(`volume create /race/w${index} --size 100MiB`);
   await fails(t, dvce, 'volume create /race/x --size 16MiB', exitCodes.noSpace, /quota of \/race/);
