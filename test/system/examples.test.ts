@@ -66,7 +66,7 @@ const before: Readonly<Record<string, readonly string[]>> = {
   'dvce config check ./dvce.yaml': ["printf 'vm:\\n  memory: 1GiB\\n' > dvce.yaml"],
   'dvce top': ['dvce vm wait web5 --for running'],
   'dvce down --dry-run': ['dvce vm stop web5 --force'],
-  'dvce down --stop-vms --timeout 2m': ['dvce up', 'dvce vm start web5'],
+  'dvce down --stop-vms --timeout 2m': ['dvce up', 'dvce vm start web5 --ready'],
   'dvce status': ['dvce up'],
   'dvce console web1': ['dvce vm start web1'],
   'dvce agent': ['dvce vm stop web1 --force', 'dvce down'],
