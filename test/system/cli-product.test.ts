@@ -11,6 +11,7 @@ import type { Operation, Volume } from '../../src/api/index.ts';
 import { exitCodes } from '../../src/base/index.ts';
 import { until } from '../support/blockd-process.ts';
 import { type Dvce, freshDvce, projectRoot } from '../support/dvce.ts';
+import { RawNbd } from '../support/nbd-raw.ts';
 
 t.setTimeout(180_000);
 const hasScript = spawnSync('script', ['--version']).error === undefined;
@@ -141,6 +142,15 @@ t.test('one agent, from its configuration to its end', async (t) => {
       t.match(dry.stderr, /^error: /m, line);
     }
     t.match(await dvce.ok('volume show /refused'), /2MiB/);
+    // The address of an export is one that a client can use: its name begins with a slash, which the one of the URI is not.
+    await dvce.ok('volume create /shown --size 1MiB');
+    const address = new URL((await dvce.ok('volume export /shown --socket')).trim());
+    const client = await RawNbd.connect(
+      { path: address.searchParams.get('socket') ?? '' },
+      decodeURIComponent(address.pathname.slice(1)),
+    );
+    await client.disconnect();
+    await dvce.shell('dvce volume exports -o name | xargs -r -n1 dvce volume unexport');
     t.match(await dvce.cli('api GET /v1/volumes?dryRun=true'), { code: exitCodes.failed });
   });
 

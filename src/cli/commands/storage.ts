@@ -113,10 +113,10 @@ export const map: Run = async ({ api, output }, given) => {
 };
 
 const unixUri = ({ exportName, socketPath }: Export): string =>
-  `nbd+unix:///${encodeURIComponent(exportName.slice(1))}?socket=${encodeURIComponent(socketPath)}`;
+  `nbd+unix:///${encodeURIComponent(exportName)}?socket=${encodeURIComponent(socketPath)}`;
 
 function tcpUri({ exportName, tcp }: Export): string | null {
-  return tcp === null ? null : `nbd://${tcp}/${encodeURIComponent(exportName.slice(1))}`;
+  return tcp === null ? null : `nbd://${tcp}/${encodeURIComponent(exportName)}`;
 }
 
 export const exportVolume: Run = async ({ api, output }, given) => {
