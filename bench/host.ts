@@ -132,7 +132,7 @@ const measures: Readonly<Record<Part, (settings: Settings) => Promise<Figures[]>
   },
 
   async memory({ directory, rounds }) {
-    const figures = await measureMemory(directory, Math.min(rounds, 3));
+    const figures = await measureMemory(directory, Math.min(rounds, 2));
     const one = (name: string, ours: readonly number[], reach?: Row['reach']): Figures => ({
       name,
       unit: 'MiB',
@@ -159,12 +159,9 @@ export async function measureHost(options: readonly string[]): Promise<void> {
   report('host', rows, host);
 }
 
-/**
- * Processes of a fixed priority that wait for each other by turns of the processor wait for ever when there are more of them
- * than processors.
- */
+/** Processes of a fixed priority that spin while they wait for each other do so for ever when they are more than the processors. */
 function refuseRealTime(): void {
   const policy = readFileSync('/proc/self/stat', 'utf8').split(') ')[1]?.split(' ')[38];
   if (policy === '1' || policy === '2')
-    throw new Error('not under chrt: its processes would starve each other; use nice -n -10');
+    throw new Error('not under chrt: its processes would starve each other and the rest');
 }
