@@ -13,7 +13,9 @@ const digests: Readonly<Record<string, string>> = {
   v1: 'c56ef213d3671f8ee80b035cff12f8d3316cf71a45f4416bfadfd07fd735e506',
 };
 
-for (const version of readdirSync(root).filter((name) => /^v\d+$/.test(name)).sort())
+for (const version of readdirSync(root)
+  .filter((name) => /^v\d+$/.test(name))
+  .sort())
   t.test(
     `invariant 9: a store and a journal of format ${version} are read and written on`,
     async (t) => {
