@@ -14,7 +14,7 @@ import { DvceError, limits, type SnapshotName, type VolumeId } from '../base/ind
 import { headKey, readHead } from './catalog-documents.ts';
 import type { HlfsContext } from './context.ts';
 import type { Versioned } from './documents.ts';
-import { raiseEpoch, requireHead } from './heads.ts';
+import { changedTooOften, raiseEpoch, requireHead } from './heads.ts';
 import { Journal } from './journal.ts';
 import { recordBytes } from './journal-format.ts';
 import {
@@ -134,6 +134,22 @@ async function holdScope(
   id: VolumeId,
   options: OpenOptions,
 ): Promise<Versioned<HeadDocument>> {
+  for (let attempt = 0; attempt < limits.documentTries; attempt += 1) {
+    const held = await tryToHold(context, id, options);
+    if (held === undefined) continue; // the reaper, say, took a dead log out of the head
+    for (const { scope: old } of held.value.pending)
+      if (old !== null) await context.store.fence(old);
+    return held;
+  }
+  throw changedTooOften('volume', id);
+}
+
+/** @returns undefined when the head was changed meanwhile; everything is looked at anew then */
+async function tryToHold(
+  context: HlfsContext,
+  id: VolumeId,
+  options: OpenOptions,
+): Promise<Versioned<HeadDocument> | undefined> {
   const head = await requireHead(context, id);
   const { writer, scope } = head.value;
   const isForeign = writer !== null && writer !== context.node;
@@ -144,12 +160,8 @@ async function holdScope(
       reason: `node ${writer} is its writer`,
       advice: 'Stop it there; if that node is gone for good, take the volume over.',
     });
-  const held =
-    scope === null || isForeign
-      ? await takeScope(context, isForeign ? { ...head, value: raiseEpoch(head.value) } : head)
-      : await resumeScope(context, id, scope);
-  for (const { scope: old } of held.value.pending) if (old !== null) await context.store.fence(old);
-  return held;
+  if (scope !== null && !isForeign) return resumeScope(context, id, scope);
+  return takeScope(context, head, isForeign ? raiseEpoch(head.value) : head.value);
 }
 
 async function resumeScope(
@@ -167,11 +179,16 @@ async function resumeScope(
   return head;
 }
 
+/**
+ * @returns undefined when the head was changed first by somebody who is no writer (the reaper takes dead logs out of it)
+ * @throws CONFLICT when another writer was faster: who lost does not take from who won
+ */
 async function takeScope(
   context: HlfsContext,
-  head: Versioned<HeadDocument>,
-): Promise<Versioned<HeadDocument>> {
-  const { value, version } = head;
+  seen: Versioned<HeadDocument>,
+  value: HeadDocument,
+): Promise<Versioned<HeadDocument> | undefined> {
+  const { version } = seen;
   const scope = `logs/${value.log}/w/${value.epoch}-${context.random.bytes(16).toString('hex')}`;
   await context.store.createScope(scope);
   const state = value.pending.length > 0 ? ('recovering' as const) : ('active' as const);
@@ -179,10 +196,13 @@ async function takeScope(
   const won = await context.documents.replace(scope, headKey(value.volume), version, next);
   if (!won) {
     await context.store.fence(scope);
+    const now = (await requireHead(context, value.volume)).value;
+    const isSameWriter = now.writer === seen.value.writer && now.scope === seen.value.scope;
+    if (isSameWriter && now.epoch === seen.value.epoch) return undefined;
     throw new DvceError('CONFLICT', {
       kind: 'volume',
       name: value.volume,
-      reason: 'its head was changed',
+      reason: 'somebody else opened it or set it back',
     });
   }
   return { version: version + 1, value: next };

@@ -155,3 +155,41 @@ t.test(
     t.strictSame(await context.documents.names(`logs/${left}`), []);
   },
 );
+
+t.test(
+  'an open goes on when the reaper takes a dead log out of the head at that moment',
+  async (t) => {
+    const host = new ReviewHost(t);
+    const context = await host.start();
+    const id = await host.create(context);
+    let changes = 0;
+    const real = context.documents.replace.bind(context.documents);
+    const replace: typeof real = async (...args) => {
+      changes += 1;
+      // As the reaper leaves the head: another version, the same writer.
+      if (changes === 1) {
+        const { version, value } = await requireHead(context, id);
+        await real(context.scope, args[1], version, { ...value, labels: { by: 'another' } });
+      }
+      return real(...args);
+    };
+    const documents = new Proxy(context.documents, {
+      get: (target, key) => {
+        if (key === 'replace') return replace;
+        const value = Reflect.get(target, key, target);
+        return typeof value === 'function' ? value.bind(target) : value;
+      },
+    });
+    const racing = { ...context, documents };
+    const volume = await reopen(racing, id);
+    await write(volume, 0, filled(1));
+    await flush(volume);
+    await volume.close();
+    t.ok(changes >= 2, 'it lost once');
+    t.strictSame(
+      (await requireHead(context, id)).value.labels,
+      { by: 'another' },
+      'no change is lost',
+    );
+  },
+);
