@@ -1,5 +1,7 @@
 /** The parent's side of an image process: start it, talk to it, see it end. */
 import { type ChildProcess, spawn } from 'node:child_process';
+import { getCompileCacheDir } from 'node:module';
+import { dirname } from 'node:path';
 import { createInterface } from 'node:readline';
 import type { Readable } from 'node:stream';
 import { fileURLToPath } from 'node:url';
@@ -45,7 +47,7 @@ export async function withChild<T>(
   options.signal.throwIfAborted();
   const { authoritiesFile } = options;
   // Compiled code is kept between its runs too, as bin/dvce does it: half of what a start costs.
-  const { NODE_COMPILE_CACHE: compiled } = process.env;
+  const compiled = getCompileCacheDir();
   const child = spawn(
     process.execPath,
     ['--disable-warning=ExperimentalWarning', '--use-system-ca', entry],
@@ -54,7 +56,7 @@ export async function withChild<T>(
       env: {
         LC_ALL: 'C',
         ...(authoritiesFile === undefined ? {} : { NODE_EXTRA_CA_CERTS: authoritiesFile }),
-        ...(compiled === undefined ? {} : { NODE_COMPILE_CACHE: compiled }),
+        ...(compiled === undefined ? {} : { NODE_COMPILE_CACHE: dirname(compiled) }),
       },
       cwd: '/',
       // A group of its own, so that its qemu-img ends with it.

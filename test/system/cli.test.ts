@@ -374,7 +374,7 @@ t.test(
         const status = await dvce.cli('status -o json');
         t.equal(status.code, codeOf.unhealthy);
         t.match(JSON.parse(status.stdout), {
-          health: 'degraded',
+          health: 'critical',
           causes: [{ code: 'VM_HELD', object: '/v1/vms/web1' }],
         });
         await dvce.ok('snapshot rollback /web1@good --yes');
