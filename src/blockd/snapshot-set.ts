@@ -50,7 +50,10 @@ export async function createSnapshotSet(
     });
   // One order for everybody, so that two sets never wait for each other.
   return await withMembers(node, paths.toSorted(), [], async (members) => {
-    for (const { record } of members) await checkSnapshotName(node.hlfs, record.head, request.name);
+    for (const { record, path } of members)
+      await checkSnapshotName(node.hlfs, record.head, request.name).catch((error: unknown) => {
+        throw ofMember(toDvceError(error), path, request.name);
+      });
     const made = await cutAndCommit(node, members, request);
     return paths.flatMap((path) => made.filter((_, at) => members[at]?.path === path));
   });
