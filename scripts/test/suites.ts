@@ -33,7 +33,7 @@ export interface Suite {
 }
 
 /** The whole normal run on two cores, installation apart. */
-export const totalSecondsMax = 1500;
+export const totalSecondsMax = 1200;
 
 export const simReport = 'node_modules/.cache/sim-report.json';
 
@@ -47,7 +47,7 @@ const hypervisor = '/usr/bin/qemu-system-x86_64';
 export const suites: readonly Suite[] = [
   {
     name: 'checks',
-    budgetSeconds: 90,
+    budgetSeconds: 45,
     limitSeconds: 90,
     jobs: 2,
     before: [
@@ -77,21 +77,21 @@ export const suites: readonly Suite[] = [
   },
   {
     name: 'unit',
-    budgetSeconds: 300,
+    budgetSeconds: 175,
     limitSeconds: 90,
     jobs: 2,
     files: ['test/**/*.test.ts'],
   },
   {
     name: 'contract',
-    budgetSeconds: 40,
+    budgetSeconds: 15,
     limitSeconds: 60,
     jobs: 2,
     files: ['test/contract/**/*.test.ts'],
   },
   {
     name: 'sim',
-    budgetSeconds: 130,
+    budgetSeconds: 95,
     limitSeconds: 180,
     jobs: 2,
     before: [
@@ -110,7 +110,7 @@ export const suites: readonly Suite[] = [
   },
   {
     name: 'system',
-    budgetSeconds: 900,
+    budgetSeconds: 865,
     limitSeconds: 120,
     jobs: 1,
     environment: { DVCE_ACCESS_LOG: accessLog },
