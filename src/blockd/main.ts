@@ -69,7 +69,20 @@ export async function runBlockd(options: BlockdOptions): Promise<number> {
   };
   process.on('uncaughtException', (error) => fatal(error, null));
   process.on('unhandledRejection', (error) => fatal(error, null));
-  const blockd = await startBlockd(options, {
+  // Before it answers anybody: whoever learnt its process may tell it to stop from then on.
+  let blockd: Awaited<ReturnType<typeof startBlockd>> | undefined;
+  const onSignal = (signal: string): void => {
+    if (ending) process.exit(exitCodes.failed);
+    ending = true;
+    logger.info({ signal }, 'told to stop');
+    void supervisor.stopping();
+    blockd?.shutdown(true);
+  };
+  const { env: environment, pid } = process;
+  const supervisor = new Supervisor({ environment, pid, timers: systemTimers, logger });
+  process.on('SIGTERM', onSignal);
+  process.on('SIGINT', onSignal);
+  blockd = await startBlockd(options, {
     directory,
     files: nodeFileSystem,
     clock: systemClock,
@@ -79,24 +92,15 @@ export async function runBlockd(options: BlockdOptions): Promise<number> {
     release: releaseOf(),
     fatal,
   });
-  const onSignal = (signal: string): void => {
-    if (ending) process.exit(exitCodes.failed);
-    ending = true;
-    logger.info({ signal }, 'told to stop');
-    void supervisor.stopping();
-    blockd.shutdown(true);
-  };
-  process.on('SIGTERM', onSignal);
-  process.on('SIGINT', onSignal);
-  const { env: environment, pid } = process;
-  const supervisor = new Supervisor({ environment, pid, timers: systemTimers, logger });
+  const started = blockd;
+  if (ending) started.shutdown(true);
   // Ready is who serves: threads that still load their code have not answered yet.
-  blockd.isWell().then(
-    () => supervisor.ready('serving volumes', () => blockd.isWell()),
+  started.isWell().then(
+    () => supervisor.ready('serving volumes', () => started.isWell()),
     (error: unknown) => logger.error({ err: error }, 'not ready: a thread does not answer'),
   );
   giveBackWhenQuiet(systemTimers);
-  const code = await blockd.ended;
+  const code = await started.ended;
   lock.release();
   return code;
 }

@@ -182,7 +182,13 @@ class DirectoryStore implements LocalStore {
     return this.#run(`list ${prefix}`, async () => {
       const names = (await this.#names(prefix)).filter((name) => !isOwnName(prefix, name));
       if (names.length === 0) return [];
-      await this.#files.syncDirectory(this.#path(prefix));
+      try {
+        await this.#files.syncDirectory(this.#path(prefix));
+      } catch (error) {
+        // Only an empty directory is ever removed: all that was in it went before.
+        if (systemCode(error) === 'ENOENT') return [];
+        throw error;
+      }
       const keys = pageOf(prefix, names.sort(byCodeUnits), after, limit);
       const stats = await Promise.all(keys.map((key) => this.#files.stat(this.#path(key))));
       return keys.flatMap((key, index) => {
@@ -196,8 +202,7 @@ class DirectoryStore implements LocalStore {
     checkKey(key);
     return this.#run(`delete ${key}`, async () => {
       this.#cache.forget(key);
-      if (await this.#removeIfThere(this.#path(key)))
-        await this.#files.syncDirectory(this.#path(parentOf(key)));
+      if (await this.#removeIfThere(this.#path(key))) await this.#syncAbove(key);
     });
   }
 
@@ -211,8 +216,19 @@ class DirectoryStore implements LocalStore {
         if (['ENOENT', 'ENOTEMPTY', 'EEXIST', 'ENOTDIR'].includes(systemCode(error) ?? '')) return;
         throw error;
       }
-      await this.#files.syncDirectory(this.#path(parentOf(prefix)));
+      await this.#syncAbove(prefix);
     });
+  }
+
+  /** Make a removal durable. A directory that somebody removed meanwhile, empty as it was, is gone with the one above it. */
+  async #syncAbove(removed: string): Promise<void> {
+    for (let directory = parentOf(removed); ; directory = parentOf(directory))
+      try {
+        await this.#files.syncDirectory(this.#path(directory));
+        return;
+      } catch (error) {
+        if (systemCode(error) !== 'ENOENT' || directory === '') throw error;
+      }
   }
 
   space(): Promise<{ freeBytes: number; totalBytes: number }> {

@@ -345,6 +345,25 @@ function removing(test: Define): void {
     t.equal((await readFrom(other, 'd/x/2', 0, 3)).toString(), 'two');
     await other.close();
   });
+
+  test('removals and lists go on while the directory above is removed', async (t, store, another) => {
+    const other = await another();
+    for (let round = 0; round < 100; round += 1) {
+      await put(store, `e/${round}/a/1`, 'one');
+      await Promise.all([
+        store.delete(`e/${round}/a/1`).then(() => store.deleteDirectory(`e/${round}/a`)),
+        store.list(`e/${round}/a`, undefined, 10),
+        (async () => {
+          for (let again = 0; again < 8; again += 1) {
+            await other.deleteDirectory(`e/${round}/a`);
+            await other.deleteDirectory(`e/${round}`);
+          }
+        })(),
+      ]);
+    }
+    t.same((await store.list('e/0/a', undefined, 10)).length, 0);
+    await other.close();
+  });
 }
 
 function reading(test: Define): void {
