@@ -65,3 +65,7 @@ export function pageOf(
   const first = after === undefined ? 0 : keys.findIndex((key) => key > after);
   return first < 0 ? [] : keys.slice(first, first + limit);
 }
+
+/** Names that are no keys: unfinished uploads, and the marker with its unfinished forms. */
+export const isOwnName = (prefix: string, name: string): boolean =>
+  name.endsWith(temporarySuffix) || (prefix === '' && nameOf(name) === 'dvce-store.json');

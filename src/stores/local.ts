@@ -38,14 +38,15 @@ import type {
   StoreReadDone,
   StoreStat,
 } from '../hlfs/index.ts';
+import { namesIn } from './directories.ts';
 import { FileCache } from './file-cache.ts';
 import {
   byCodeUnits,
   checkKey,
   checkScope,
   fencedSuffix,
+  isOwnName,
   keyError,
-  nameOf,
   pageOf,
   parentOf,
   temporarySuffix,
@@ -140,7 +141,7 @@ class DirectoryStore implements LocalStore {
     return this.#run(`sweep the scope ${scope}`, async () => {
       let count = 0;
       for (const directory of [scope, scope + fencedSuffix])
-        for (const name of await this.#names(directory)) {
+        for (const name of await namesIn(this.#files, this.#path(directory))) {
           const isOwn = name.startsWith(`${this.#instance}-`) && directory === scope;
           if (isOwn || !name.endsWith(temporarySuffix)) continue;
           if (await this.#removeIfThere(this.#path(`${directory}/${name}`))) count += 1;
@@ -180,15 +181,12 @@ class DirectoryStore implements LocalStore {
   list(prefix: string, after: string | undefined, limit: number): Promise<ListEntry[]> {
     if (prefix !== '') checkKey(prefix);
     return this.#run(`list ${prefix}`, async () => {
-      const names = (await this.#names(prefix)).filter((name) => !isOwnName(prefix, name));
+      const names = (await namesIn(this.#files, this.#path(prefix))).filter(
+        (name) => !isOwnName(prefix, name),
+      );
       if (names.length === 0) return [];
-      try {
-        await this.#files.syncDirectory(this.#path(prefix));
-      } catch (error) {
-        // Only an empty directory is ever removed: all that was in it went before.
-        if (systemCode(error) === 'ENOENT') return [];
-        throw error;
-      }
+      // Only an empty directory is ever removed: when it is gone, all that was in it went before.
+      if (!(await this.#syncIfThere(prefix))) return [];
       const keys = pageOf(prefix, names.sort(byCodeUnits), after, limit);
       const stats = await Promise.all(keys.map((key) => this.#files.stat(this.#path(key))));
       return keys.flatMap((key, index) => {
@@ -222,13 +220,18 @@ class DirectoryStore implements LocalStore {
 
   /** Make a removal durable. A directory that somebody removed meanwhile, empty as it was, is gone with the one above it. */
   async #syncAbove(removed: string): Promise<void> {
-    for (let directory = parentOf(removed); ; directory = parentOf(directory))
-      try {
-        await this.#files.syncDirectory(this.#path(directory));
-        return;
-      } catch (error) {
-        if (systemCode(error) !== 'ENOENT' || directory === '') throw error;
-      }
+    let directory = parentOf(removed);
+    while (!(await this.#syncIfThere(directory))) directory = parentOf(directory);
+  }
+
+  async #syncIfThere(directory: string): Promise<boolean> {
+    try {
+      await this.#files.syncDirectory(this.#path(directory));
+      return true;
+    } catch (error) {
+      if (systemCode(error) === 'ENOENT' && directory !== '') return false;
+      throw error;
+    }
   }
 
   space(): Promise<{ freeBytes: number; totalBytes: number }> {
@@ -361,15 +364,6 @@ class DirectoryStore implements LocalStore {
     return (await this.#files.stat(this.#path(key))) !== undefined;
   }
 
-  async #names(directory: string): Promise<string[]> {
-    try {
-      return await this.#files.list(this.#path(directory));
-    } catch (error) {
-      if (systemCode(error) === 'ENOENT' || systemCode(error) === 'ENOTDIR') return [];
-      throw error;
-    }
-  }
-
   #path(key: string): string {
     return key === '' ? this.#root : `${this.#root}/${key}`;
   }
@@ -402,7 +396,3 @@ class DirectoryStore implements LocalStore {
     return new DvceError('STORE_UNAVAILABLE', { where: this.location, reason: 'it was closed' });
   }
 }
-
-/** Names that are no keys: unfinished uploads, and the marker with its unfinished forms. */
-const isOwnName = (prefix: string, name: string): boolean =>
-  name.endsWith(temporarySuffix) || (prefix === '' && nameOf(name) === 'dvce-store.json');
