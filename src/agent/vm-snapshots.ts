@@ -34,6 +34,7 @@ import {
   VmSnapshotDocuments,
   vmSnapshotLabel,
 } from './vm-snapshot-documents.ts';
+import { snapshotViewOf, writtenDisks } from './vm-snapshot-view.ts';
 import { unfinished, type VmTable } from './vm-table.ts';
 import { definitionOf } from './vm-view.ts';
 
@@ -64,7 +65,7 @@ export class VmSnapshots {
     const entries = await this.#stored.of(vm);
     return entries
       .filter(({ document }) => document.state === 'live')
-      .map(({ document }) => viewOf(document));
+      .map(({ document }) => snapshotViewOf(document));
   }
 
   /** @throws ALREADY_EXISTS, TOO_LARGE; VM_STATE when the guest is to be quiesced and does not run */
@@ -88,7 +89,7 @@ export class VmSnapshots {
           });
         if (request.quiesce === true) await this.#refuseSilent(vm);
       },
-      work: async (vm) => viewOf(await this.#create(vm, { ...request, name })),
+      work: async (vm) => snapshotViewOf(await this.#create(vm, { ...request, name })),
     });
   }
 
@@ -171,6 +172,9 @@ export class VmSnapshots {
       const vm = await table.document(vmName);
       const { document } = await this.#stored.find(vm, name);
       if (vm.rollback === document.id) throw unfinished(vm);
+      const kept = (await this.#partsOf(document)).find((part) => part.protected);
+      if (kept !== undefined)
+        throw new DvceError('PROTECTED', { kind: 'snapshot', name: `${kept.volume}@${kept.name}` });
       await this.#remove(document);
     });
   }
@@ -325,18 +329,32 @@ export class VmSnapshots {
       document.id,
       (now): VmSnapshotDocument => ({ ...now, state: 'deleting' }),
     );
-    for (const { path } of writtenDisks(document.vm))
+    for (const { volume: path, name } of await this.#partsOf(document))
       try {
-        const { snapshots } = await blockd.call('snapshot.list', { path });
-        const own = snapshots.find((snapshot) => isOf(snapshot, document));
-        if (own !== undefined) await blockd.call('snapshot.delete', { path, name: own.name }, long);
+        await blockd.call('snapshot.delete', { path, name }, long);
       } catch (error) {
-        // The volume may be gone, and its snapshots with it.
-        if (!(error instanceof DvceError && error.code === 'NOT_FOUND')) throw error;
+        if (!isMissing(error)) throw error;
       }
     await this.#stored.remove(document.id);
   }
+
+  /** The snapshots of disks that belong to it, as far as they exist. */
+  async #partsOf(document: VmSnapshotDocument): Promise<SnapshotInfo[]> {
+    const parts: SnapshotInfo[] = [];
+    for (const { path } of writtenDisks(document.vm))
+      try {
+        const { snapshots } = await this.#options.blockd.call('snapshot.list', { path });
+        parts.push(...snapshots.filter((snapshot) => isOf(snapshot, document)));
+      } catch (error) {
+        // The volume may be gone, and its snapshots with it.
+        if (!isMissing(error)) throw error;
+      }
+    return parts;
+  }
 }
+
+const isMissing = (error: unknown): boolean =>
+  error instanceof DvceError && error.code === 'NOT_FOUND';
 
 /** One that was read a moment ago may still be open, and is closed by blockd. */
 const isUsed = ({ open }: VolumeInfo): boolean =>
@@ -346,10 +364,6 @@ const nameOf = ({ name, vm }: VmSnapshotDocument): string => `${vm.name}@${name}
 
 const isOf = ({ name, labels }: SnapshotInfo, document: VmSnapshotDocument): boolean =>
   name === document.name && labels[vmSnapshotLabel] === document.id;
-
-/** The disks that have a snapshot of their own; what a VM only reads is shared. */
-const writtenDisks = ({ disks }: VmDocument): VmDocumentDisk[] =>
-  disks.filter(({ transit, readOnly }) => transit !== 'leaving' && !readOnly);
 
 /** What happened to a VM is no part of its configuration. */
 function withoutPast(document: VmDocument): VmDocument {
@@ -363,25 +377,4 @@ function withoutPast(document: VmDocument): VmDocument {
     ...rest
   } = document;
   return rest;
-}
-
-function viewOf({ id, name, createdAt, quiesced, labels, vm }: VmSnapshotDocument): VmSnapshot {
-  const written = new Set(writtenDisks(vm).map((disk) => disk.name));
-  return {
-    id,
-    name,
-    vm: vm.name,
-    createdAt,
-    quiesced,
-    labels,
-    cpus: vm.cpus,
-    memoryBytes: vm.memoryBytes,
-    disks: vm.disks
-      .filter(({ transit }) => transit !== 'leaving')
-      .map((disk) => ({
-        name: disk.name,
-        path: disk.path,
-        snapshot: written.has(disk.name) ? `${disk.path}@${name}` : null,
-      })),
-  };
 }

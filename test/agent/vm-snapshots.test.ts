@@ -161,6 +161,12 @@ t.test('a snapshot and the way back: configuration, disks, and what came later',
   const { snapshots } = await node.client.call('snapshot.list', { path: paths[0] });
   for (const part of snapshots)
     await t.rejects(vms.snapshots.refusePart(part), { code: 'IN_USE', message: /web1@one/ });
+  const part = { path: paths[1], name: 'one' };
+  await node.client.call('snapshot.update', { ...part, protected: true });
+  await t.rejects(vms.snapshots.delete('web1', 'one'), { code: 'PROTECTED', message: /b@one/ });
+  t.strictSame(await names(paths[0]), ['one'], 'nothing is deleted by halves');
+  t.equal((await vms.snapshots.list('web1')).length, 1);
+  await node.client.call('snapshot.update', { ...part, protected: false });
   await vms.snapshots.delete('web1', 'one');
   t.strictSame([await names(paths[0]), await names(paths[1])], [[], []]);
   await t.rejects(vms.snapshots.delete('web1', 'one'), { code: 'NOT_FOUND' });
