@@ -7,6 +7,7 @@
 import { readFileSync } from 'node:fs';
 import { MessageChannel } from 'node:worker_threads';
 import {
+  comeBeforeGuests,
   exitCodes,
   giveBackWhenQuiet,
   inheritedSockets,
@@ -77,6 +78,7 @@ try {
     apiDescriptor: sockets.get('agent'),
     onReady: (isWell: () => Promise<boolean>) => void supervisor.ready('the API answers', isWell),
   };
+  comeBeforeGuests(logger, pid);
   giveBackWhenQuiet(systemTimers);
   if (stopRequest === undefined) await runAgent(options);
   else await stopWithoutAgent(options, stopRequest);

@@ -40,6 +40,8 @@ interface Known {
   readonly version: number;
   readonly head: HeadDocument;
   readonly snapshots: number;
+  /** As it was shown last; its path may be another by now. */
+  shown?: Viewed;
 }
 
 const parentOf = (key: string): string => key.slice(0, key.lastIndexOf('/'));
@@ -155,7 +157,10 @@ export class CatalogView {
   }
 }
 
-function viewed({ path }: Named, { version, head, snapshots }: Known): Viewed {
+function viewed({ path }: Named, known: Known): Viewed {
+  const { version, head, snapshots, shown } = known;
+  if (shown?.record.path === path) return shown;
   const record: VolumeRecord = { path, id: head.volume, version, head };
-  return { record, info: describeVolume(record, snapshots, null) };
+  known.shown = { record, info: describeVolume(record, snapshots, null) };
+  return known.shown;
 }

@@ -11,6 +11,7 @@
 import { readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import {
+  comeBeforeGuests,
   DvceError,
   exitCodes,
   giveBackWhenQuiet,
@@ -99,6 +100,7 @@ export async function runBlockd(options: BlockdOptions): Promise<number> {
     () => supervisor.ready('serving volumes', () => started.isWell()),
     (error: unknown) => logger.error({ err: error }, 'not ready: a thread does not answer'),
   );
+  comeBeforeGuests(logger, pid);
   giveBackWhenQuiet(systemTimers);
   const code = await started.ended;
   lock.release();

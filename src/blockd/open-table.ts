@@ -22,8 +22,8 @@
  * The wall clock is right here: the times must be comparable across restarts, and no decision about data hangs on them.
  */
 import { Ajv } from 'ajv';
-import Type, { type Static } from 'typebox';
 import {
+  ajvOptions,
   asSnapshotName,
   asVolumeId,
   type Clock,
@@ -32,6 +32,7 @@ import {
   type Logger,
   limits,
   type SnapshotName,
+  Type,
   type VolumeId,
 } from '../base/index.ts';
 import { type CrashRecord, forgetCrash, readCrash } from './crash-record.ts';
@@ -65,8 +66,21 @@ const tableSchema = Type.Object({
   opening: Type.Array(Type.Object({ volume: uuid, atMs: Type.Number() })),
   crashes: Type.Array(Type.Object({ volume: uuid, atMs: Type.Number(), reason: Type.String() })),
 });
-type Table = Static<typeof tableSchema>;
-const isTable = new Ajv({ strict: false }).compile<Table>(tableSchema);
+interface Table {
+  format: number;
+  attached: {
+    volume: string;
+    path: string;
+    attachId: string;
+    vm: string;
+    epoch: string;
+    export?: { readOnly: boolean; atMs: number };
+  }[];
+  held?: { id: string; volume: string; path: string; snapshot: string; atMs: number }[];
+  opening: { volume: string; atMs: number }[];
+  crashes: { volume: string; atMs: number; reason: string }[];
+}
+const isTable = new Ajv(ajvOptions).compile<Table>(tableSchema);
 
 export interface Attachment {
   readonly volume: VolumeId;

@@ -13,13 +13,14 @@
  */
 import { createHash } from 'node:crypto';
 import { Ajv } from 'ajv';
-import Type, { type Static } from 'typebox';
 import {
+  ajvOptions,
   asVolumePath,
   DvceError,
   formatSize,
   type LogId,
   limits,
+  Type,
   type VolumeId,
 } from '../base/index.ts';
 import type { HlfsContext } from '../hlfs/index.ts';
@@ -34,8 +35,13 @@ const quotaSchema = Type.Object({
   volumes: Type.Union([Type.Integer({ minimum: 0 }), Type.Null()]),
   storedBytes: uint,
 });
-type QuotaDocument = Static<typeof quotaSchema>;
-const isQuota = new Ajv({ strict: false }).compile<QuotaDocument>(quotaSchema);
+interface QuotaDocument {
+  path: string;
+  sizeBytes: string | null;
+  volumes: number | null;
+  storedBytes: string | null;
+}
+const isQuota = new Ajv(ajvOptions).compile<QuotaDocument>(quotaSchema);
 
 interface Quota {
   readonly version: number;

@@ -3,8 +3,7 @@
  * Unknown members are refused, so that a misspelt option is an error and not a silent default.
  */
 import { Ajv, type ValidateFunction } from 'ajv';
-import Type, { type TSchema } from 'typebox';
-import { DvceError, limits } from '../base/index.ts';
+import { ajvOptions, DvceError, type JsonSchema, limits, Type } from '../base/index.ts';
 import type { ControlMethod, ControlParams } from './protocol.ts';
 
 /** Longest text that can be a path with 16 parts, a snapshot name and separators. */
@@ -26,13 +25,13 @@ const flag = Type.Boolean();
 const kind = Type.Union([Type.Literal('volume'), Type.Literal('image')]);
 const optional = Type.Optional;
 
-const orNull = (schema: TSchema): TSchema => Type.Union([schema, Type.Null()]);
+const orNull = (schema: JsonSchema): JsonSchema => Type.Union([schema, Type.Null()]);
 
-const closed = (properties: Record<string, TSchema>): TSchema =>
+const closed = (properties: Record<string, JsonSchema>): JsonSchema =>
   Type.Object(properties, { additionalProperties: false });
 
 /** Also what a release promises to take (test/support/control-freeze.ts). */
-export const paramSchemas: Readonly<Record<ControlMethod, TSchema>> = {
+export const paramSchemas: Readonly<Record<ControlMethod, JsonSchema>> = {
   // A newer client may say more about itself than this program knows.
   hello: Type.Object({ version: Type.Integer({ minimum: 0, maximum: 1_000_000 }) }),
   status: closed({}),
@@ -131,7 +130,7 @@ export const paramSchemas: Readonly<Record<ControlMethod, TSchema>> = {
   shutdown: closed({ graceful: flag }),
 };
 
-const ajv = new Ajv({ allErrors: false, strict: false });
+const ajv = new Ajv(ajvOptions);
 const validators = new Map<string, ValidateFunction>(
   Object.entries(paramSchemas).map(([method, schema]) => [method, ajv.compile(schema)]),
 );

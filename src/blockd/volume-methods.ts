@@ -158,11 +158,10 @@ async function list(
       reason: `it has ${chosen.length} entries, an answer at most ${limits.controlListMax}`,
       advice: 'Ask for a part of the namespace by its prefix.',
     });
-  const volumes = chosen.map(async ({ info }): Promise<VolumeInfo> => {
+  const volumes = chosen.map(({ info }): VolumeInfo | Promise<VolumeInfo> => {
     const id = asVolumeId(info.id);
-    return node.volumes.find(id) === undefined
-      ? info
-      : { ...info, open: await node.volumes.activity(id) };
+    if (node.volumes.find(id) === undefined) return info; // most are closed: nothing to wait for
+    return node.volumes.activity(id).then((open) => ({ ...info, open }));
   });
   return { volumes: await Promise.all(volumes) };
 }

@@ -6,9 +6,8 @@
  * what a later release added (S10).
  */
 import { Ajv, type ValidateFunction } from 'ajv';
-import Type, { type TSchema } from 'typebox';
 import type { DirectoryId, LogId, SnapshotName, VolumeId } from '../base/index.ts';
-import { DvceError, limits } from '../base/index.ts';
+import { ajvOptions, DvceError, type JsonSchema, limits, Type } from '../base/index.ts';
 import type { HlfsContext } from './context.ts';
 import type { Versioned } from './documents.ts';
 import type {
@@ -59,8 +58,8 @@ const checksum = Type.Integer({ minimum: 0, maximum: 0xffff_ffff });
 const timeMs = Type.Number();
 const texts = Type.Array(Type.String());
 const labels = Type.Record(Type.String(), Type.String());
-const nullable = (schema: TSchema): TSchema => Type.Union([Type.Null(), schema]);
-const oneOf = (...values: readonly (string | number)[]): TSchema =>
+const nullable = (schema: JsonSchema): JsonSchema => Type.Union([Type.Null(), schema]);
+const oneOf = (...values: readonly (string | number)[]): JsonSchema =>
   Type.Union(values.map((value) => Type.Literal(value)));
 
 const headSchema = Type.Object({
@@ -184,8 +183,8 @@ const intentSchema = Type.Object({
   createdAtMs: timeMs,
 });
 
-const ajv = new Ajv({ strict: false });
-const compile = <T>(schema: TSchema): ValidateFunction<T> => ajv.compile<T>(schema);
+const ajv = new Ajv(ajvOptions);
+const compile = <T>(schema: JsonSchema): ValidateFunction<T> => ajv.compile<T>(schema);
 const checks = {
   head: compile<HeadDocument>(headSchema),
   log: compile<LogDocument>(logSchema),

@@ -183,8 +183,10 @@ export function page(
   const sign = spec.descending ? -1 : 1;
   const keyed = all
     .filter((item) => terms.every((term) => term(item)))
-    .map((item) => ({ item, key: spec.key.map((name) => String(item[name])) }))
-    .sort((a, b) => sign * compare(a.key, b.key));
+    .map((item) => ({ item, key: spec.key.map((name) => String(item[name])) }));
+  // Most come in their order already.
+  if (keyed.some(({ key }, at) => at > 0 && sign * compare(keyed[at - 1]?.key ?? key, key) > 0))
+    keyed.sort((a, b) => sign * compare(a.key, b.key));
   const after = cursor === undefined ? undefined : readCursor(String(cursor), spec);
   const begin =
     after === undefined ? 0 : keyed.findIndex(({ key }) => sign * compare(key, after) > 0);
@@ -200,7 +202,8 @@ export function page(
 }
 
 function compare(a: Key, b: Key): number {
-  for (const [at, part] of a.entries()) {
+  for (let at = 0; at < a.length; at += 1) {
+    const part = a[at] ?? '';
     const other = b[at] ?? '';
     if (part !== other) return part < other ? -1 : 1;
   }
