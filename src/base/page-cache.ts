@@ -5,17 +5,12 @@
  * cached would stop every volume of the thread for the time of a disk access. Without koffi, or on a kernel or file system
  * that does not know the flag, `readPageCache` answers false and the caller reads through the pool.
  */
-import { createRequire } from 'node:module';
+import { fromLibc } from './libc.ts';
 
 /** From <linux/fs.h>: do not wait for I/O; EAGAIN when the data is not in memory. */
 const RWF_NOWAIT = 8;
 /** Smaller reads go through one buffer with a known address and are copied, which is cheaper than asking for an address. */
 const bounceBytes = 16_384;
-
-interface Koffi {
-  load(path: string): { func(signature: string): (...args: unknown[]) => number };
-  address(value: Uint8Array): bigint;
-}
 
 interface Reader {
   readonly preadv2: (...args: unknown[]) => number;
@@ -27,20 +22,16 @@ interface Reader {
 
 let reader: Reader | null | undefined;
 
-function makeReader(): Reader | null {
-  try {
-    const koffi = createRequire(import.meta.url)('koffi') as Koffi;
-    const preadv2 = koffi
-      .load('libc.so.6')
-      .func('int64_t preadv2(int fd, const void *vectors, int count, int64_t offset, int flags)');
+const makeReader = (): Reader | null =>
+  fromLibc((func, address) => {
+    const preadv2 = func(
+      'int64_t preadv2(int fd, const void *vectors, int count, int64_t offset, int flags)',
+    );
     const bounce = Buffer.allocUnsafeSlow(bounceBytes);
     const bounceVector = Buffer.alloc(16);
-    bounceVector.writeBigUInt64LE(koffi.address(bounce), 0);
-    return { preadv2, address: (value) => koffi.address(value), bounceVector, bounce };
-  } catch {
-    return null; // not installed, or another C library: every read goes through the pool
-  }
-}
+    bounceVector.writeBigUInt64LE(address(bounce), 0);
+    return { preadv2, address, bounceVector, bounce };
+  });
 
 /** Fill `target` from the page cache. False when any of it is not there; then nothing is known about `target`. */
 export function readPageCache(fd: number, target: Uint8Array, position: number): boolean {

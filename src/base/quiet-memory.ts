@@ -2,7 +2,8 @@
  * A thread that has become quiet gives memory back.
  *
  * V8 keeps the room that starting, or a burst of work, needed until the system is short of it: a third of what an idle agent or
- * blockd holds. Once a thread has done next to nothing for a while, everything is collected and the room goes back.
+ * blockd holds; the C library does the same with what was freed. Once a thread has done next to nothing for a while,
+ * everything is collected and the room goes back.
  *
  * Invariants: never while there is work, because it stops the thread for some tens of milliseconds; not again before
  * `limits.quietPauseMs` have passed and the heap has grown by `limits.quietGrowthBytes`, so light work pays for it rarely.
@@ -10,6 +11,7 @@
 import { getHeapStatistics, setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
 import type { Timers } from './clock.ts';
+import { fromLibc } from './libc.ts';
 import { limits } from './limits.ts';
 
 /** The thread as it is seen here. */
@@ -43,6 +45,7 @@ type Collect = (how: { type: 'major'; execution: 'sync'; flavor: 'last-resort' }
 export function thisThread(): ThreadMemory {
   let last = performance.eventLoopUtilization();
   let collect: Collect | undefined;
+  let trim: ((kept: number) => number) | null | undefined;
   return {
     utilization() {
       const now = performance.eventLoopUtilization();
@@ -59,6 +62,9 @@ export function thisThread(): ThreadMemory {
       }
       // Only this kind also makes the room for new objects small.
       collect({ type: 'major', execution: 'sync', flavor: 'last-resort' });
+      // What that freed outside of V8's heap, the C library keeps, for each thread apart (malloc_trim(3) reaches all).
+      trim ??= fromLibc((func) => func('int malloc_trim(size_t pad)'));
+      trim?.(0);
     },
   };
 }

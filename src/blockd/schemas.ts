@@ -131,9 +131,16 @@ export const paramSchemas: Readonly<Record<ControlMethod, JsonSchema>> = {
 };
 
 const ajv = new Ajv(ajvOptions);
-const validators = new Map<string, ValidateFunction>(
-  Object.entries(paramSchemas).map(([method, schema]) => [method, ajv.compile(schema)]),
-);
+/** Compiled when a method is first asked for: most blockds never hear most of them. */
+const validators = new Map<string, ValidateFunction>();
+
+function validatorOf(method: ControlMethod): ValidateFunction {
+  const known = validators.get(method);
+  if (known !== undefined) return known;
+  const validate = ajv.compile(paramSchemas[method]);
+  validators.set(method, validate);
+  return validate;
+}
 
 export function isControlMethod(method: string): method is ControlMethod {
   return Object.hasOwn(paramSchemas, method);
@@ -143,9 +150,9 @@ export const controlMethodNames = Object.keys(paramSchemas).filter(isControlMeth
 
 /** Check the params of a request. Throws INVALID_ARGUMENT naming the member. */
 export function checkParams<M extends ControlMethod>(method: M, params: unknown): ControlParams<M> {
-  const validate = validators.get(method);
-  if (validate?.(params)) return params as ControlParams<M>;
-  const first = validate?.errors?.[0];
+  const validate = validatorOf(method);
+  if (validate(params)) return params as ControlParams<M>;
+  const first = validate.errors?.[0];
   const member = first?.instancePath.slice(1).replaceAll('/', '.') ?? '';
   const extra = first?.params['additionalProperty'];
   throw new DvceError('INVALID_ARGUMENT', {

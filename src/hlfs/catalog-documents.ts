@@ -184,7 +184,23 @@ const intentSchema = Type.Object({
 });
 
 const ajv = new Ajv(ajvOptions);
-const compile = <T>(schema: JsonSchema): ValidateFunction<T> => ajv.compile<T>(schema);
+interface Check<T> {
+  (value: unknown): value is T;
+  errors?: ValidateFunction['errors'];
+}
+
+/** Compiled at its first use: not every thread meets every kind of document. */
+function compile<T>(schema: JsonSchema): Check<T> {
+  let compiled: ValidateFunction<T> | undefined;
+  const check: Check<T> = (value): value is T => {
+    compiled ??= ajv.compile<T>(schema);
+    const isGood = compiled(value);
+    check.errors = compiled.errors;
+    return isGood;
+  };
+  return check;
+}
+
 const checks = {
   head: compile<HeadDocument>(headSchema),
   log: compile<LogDocument>(logSchema),
@@ -202,7 +218,7 @@ const damaged = (key: string, reason: string): DvceError =>
 async function readChecked<T>(
   context: HlfsContext,
   key: string,
-  check: ValidateFunction<T>,
+  check: Check<T>,
   fits: (value: T) => string | undefined,
 ): Promise<Versioned<T> | undefined> {
   const found = await context.documents.read<unknown>(key);
