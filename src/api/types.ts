@@ -26,6 +26,8 @@ export type {
   Problem,
   Quota,
   QuotaSet,
+  RateLimits,
+  RateLimitsChange,
   Schedule,
   ScheduleCreate,
   SchedulePreview,

@@ -15,6 +15,7 @@ export * from './nearest.ts';
 export * from './process-figures.ts';
 export * from './quiet-memory.ts';
 export * from './random.ts';
+export * from './rate-limits.ts';
 export * from './redact.ts';
 export { comeBeforeGuests } from './session-priority.ts';
 export * from './supervisor.ts';

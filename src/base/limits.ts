@@ -110,6 +110,28 @@ export const limitTable = {
     'count',
     'range tombstones looked through on each read of the overlay',
   ),
+  volumeIopsMin: limit(
+    10,
+    'count',
+    'requests a second; with a smaller limit a guest takes its disk for dead',
+  ),
+  volumeIopsMax: limit(10_000_000, 'count', 'more than any volume serves'),
+  volumeBandwidthMin: limit(
+    1 * MiB,
+    'bytes',
+    'a second; the largest request then holds the next one up for half a minute, less than clients wait',
+  ),
+  volumeBandwidthMax: limit(1 * TiB, 'bytes', 'a second; more than any volume serves'),
+  volumeBurstSecondsMax: limit(
+    3600,
+    'count',
+    'a longer burst is a higher rate: saving up for it takes hours',
+  ),
+  rateAllowanceMs: limit(
+    100,
+    'ms',
+    'what a limited volume may take at once, as a part of its rate: longer than a timer is late on a busy host',
+  ),
   requestBytesMax: limit(
     32 * MiB,
     'bytes',

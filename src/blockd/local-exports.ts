@@ -5,10 +5,11 @@
  * - the socket is listened on only after the volume is open, so a guest that connects is served; until then it is refused and
  *   comes back;
  * - a client gets in only by the export's name, which carries the attach id or a token of the main thread (B-36);
- * - closing: the server first, gracefully (what was read is answered, no error is sent), then the volume;
+ * - closing: the limits first (what waits goes on), then the server, gracefully (what was read is answered, no error is sent),
+ *   then the volume;
  * - an open whose asker gave up is closed again: the main thread knows of every export, or it is not there.
  */
-import { DvceError, toDvceError } from '../base/index.ts';
+import { DvceError, type RateLimits, toDvceError } from '../base/index.ts';
 import {
   type BlockReader,
   type Done,
@@ -25,7 +26,13 @@ import {
   type WriteOptions,
   type ZeroOptions,
 } from '../hlfs/index.ts';
-import { type BlockBackend, type ExportProvider, NbdServer, RequestMeter } from '../nbd/index.ts';
+import {
+  type BlockBackend,
+  type ExportProvider,
+  NbdServer,
+  RequestMeter,
+  Throttle,
+} from '../nbd/index.ts';
 import type {
   ExportActivity,
   ExportKey,
@@ -40,6 +47,7 @@ interface LocalExport {
   /** The same object when it is a writable volume. */
   readonly volume: OpenVolume | undefined;
   readonly server: NbdServer;
+  readonly throttle: Throttle;
 }
 
 export class LocalExports {
@@ -60,8 +68,12 @@ export class LocalExports {
     const reader = volume ?? (await this.#openSnapshot(spec));
     try {
       const backend = spec.readOnlyReason === null ? reader : readOnly(reader, spec.readOnlyReason);
-      const server = await this.#serve(spec, backend);
-      this.#exports.set(spec.key, { spec, reader, volume, server });
+      const throttle = new Throttle(this.#context.clock, this.#context.timers);
+      // Limits are of the volume: a backup of its snapshot is nothing that its guest should pay for.
+      if (volume !== undefined)
+        throttle.set((await requireHead(this.#context, id)).value.limits ?? {});
+      const server = await this.#serve(spec, backend, throttle);
+      this.#exports.set(spec.key, { spec, reader, volume, server, throttle });
     } catch (error) {
       await reader.close();
       throw error;
@@ -87,10 +99,10 @@ export class LocalExports {
     }
   }
 
-  async #serve(spec: ExportSpec, backend: BlockBackend): Promise<NbdServer> {
+  async #serve(spec: ExportSpec, backend: BlockBackend, throttle: Throttle): Promise<NbdServer> {
     const { timers, logger } = this.#context;
     const server = new NbdServer({
-      exports: onlyByName(spec, backend),
+      exports: onlyByName(spec, backend, throttle),
       timers,
       logger,
       meter: this.#meter,
@@ -115,12 +127,18 @@ export class LocalExports {
     return volume;
   }
 
+  /** From now on, for requests that wait, too. */
+  limit(key: ExportKey, rates: RateLimits): void {
+    this.#find(key).throttle.set(rates);
+  }
+
   activity(key: ExportKey): ExportActivity {
-    const { volume, spec, server } = this.#find(key);
+    const { volume, spec, server, throttle } = this.#find(key);
     if (volume === undefined) throw new DvceError('VOLUME_CLOSED', { name: key });
     const statistics = volume.statistics();
     return {
       ...statistics,
+      ...throttle.figures(),
       readOnlyReason: spec.readOnlyReason ?? statistics.readOnlyReason,
       connections: server.connections.size,
     };
@@ -140,6 +158,8 @@ export class LocalExports {
   async close(key: ExportKey): Promise<void> {
     const found = this.#exports.get(key);
     if (found === undefined) return;
+    // What waits for a limit is finished with the rest of what was read; a close must not wait for it.
+    found.throttle.set({});
     await found.server.close({ graceful: true });
     try {
       await found.reader.close();
@@ -203,12 +223,12 @@ class PinnedReader implements BlockReader {
 /** A name that carries a secret of the main thread is shown to nobody. */
 const isSecret = (name: string): boolean => name.startsWith('internal-');
 
-function onlyByName(spec: ExportSpec, backend: BlockBackend): ExportProvider {
+function onlyByName(spec: ExportSpec, backend: BlockBackend, throttle: Throttle): ExportProvider {
   const { exportName, description } = spec;
   return {
     open: async (name) =>
       name === exportName
-        ? { backend, description, release: () => {} }
+        ? { backend, throttle, description, release: () => {} }
         : new DvceError('NOT_FOUND', { kind: 'export', name: JSON.stringify(name.slice(0, 200)) }),
     list: async () => (isSecret(exportName) ? [] : [{ name: exportName, description }]),
   };

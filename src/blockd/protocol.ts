@@ -9,7 +9,14 @@
  * The first request is `hello`; each side speaks its own version and the one before (design section 3). Numbers of bytes
  * are JSON numbers below 2^53. Messages longer than limits.controlMessageBytesMax end the connection.
  */
-import type { ErrorCode, ErrorContext, LoopFigures, ProcessFigures } from '../base/index.ts';
+import type {
+  ErrorCode,
+  ErrorContext,
+  LoopFigures,
+  ProcessFigures,
+  RateLimits,
+  RateLimitsChange,
+} from '../base/index.ts';
 import type { RequestFigures } from '../nbd/index.ts';
 
 import type {
@@ -34,6 +41,8 @@ export interface VolumeInfo {
   readonly blockBytes: 512 | 4096;
   readonly labels: Readonly<Record<string, string>>;
   readonly protected: boolean;
+  /** Absent in answers of an older blockd, which has none. */
+  readonly limits?: RateLimits;
   readonly createdAt: string;
   readonly epoch: string;
   readonly log: string;
@@ -80,6 +89,9 @@ export interface VolumeActivity {
   readonly flushes: number;
   readonly readBytes: number;
   readonly writtenBytes: number;
+  /** Requests that waited for a limit, and the time in which any did; an older blockd has no limits. */
+  readonly throttledRequests?: number;
+  readonly throttledMs?: number;
 }
 
 export interface SnapshotInfo {
@@ -177,6 +189,7 @@ export interface ControlMethods {
       protected?: boolean;
       journalBytes?: number;
       kind?: 'volume' | 'image';
+      limits?: RateLimitsChange;
     };
     result: VolumeInfo;
   };
@@ -187,7 +200,8 @@ export interface ControlMethods {
   'volume.get': { params: { path: string }; result: VolumeInfo };
   'volume.rename': { params: { path: string; to: string }; result: VolumeInfo };
   'volume.update': {
-    params: { path: string; labels?: Labels; protected?: boolean };
+    /** Of `limits` only what is named changes. */
+    params: { path: string; labels?: Labels; protected?: boolean; limits?: RateLimitsChange };
     result: VolumeInfo;
   };
   'volume.resize': {
@@ -237,6 +251,8 @@ export interface ControlMethods {
       labels?: Labels;
       sizeBytes?: number;
       protected?: boolean;
+      /** On top of those of the source. */
+      limits?: RateLimitsChange;
     };
     result: VolumeInfo;
   };

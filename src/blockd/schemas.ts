@@ -3,7 +3,7 @@
  * Unknown members are refused, so that a misspelt option is an error and not a silent default.
  */
 import { Ajv, type ValidateFunction } from 'ajv';
-import { ajvOptions, DvceError, type JsonSchema, limits, Type } from '../base/index.ts';
+import { ajvOptions, DvceError, type JsonSchema, limits, rateNames, Type } from '../base/index.ts';
 import type { ControlMethod, ControlParams } from './protocol.ts';
 
 /** Longest text that can be a path with 16 parts, a snapshot name and separators. */
@@ -30,6 +30,15 @@ const orNull = (schema: JsonSchema): JsonSchema => Type.Union([schema, Type.Null
 const closed = (properties: Record<string, JsonSchema>): JsonSchema =>
   Type.Object(properties, { additionalProperties: false });
 
+const rate = orNull(
+  closed({
+    perSecond: optional(bytes),
+    burstPerSecond: optional(orNull(bytes)),
+    burstSeconds: optional(orNull(bytes)),
+  }),
+);
+const rateLimits = closed(Object.fromEntries(rateNames.map((one) => [one, optional(rate)])));
+
 /** Also what a release promises to take (test/support/control-freeze.ts). */
 export const paramSchemas: Readonly<Record<ControlMethod, JsonSchema>> = {
   // A newer client may say more about itself than this program knows.
@@ -44,6 +53,7 @@ export const paramSchemas: Readonly<Record<ControlMethod, JsonSchema>> = {
     protected: optional(flag),
     journalBytes: optional(bytes),
     kind: optional(kind),
+    limits: optional(rateLimits),
   }),
   'volume.list': closed({
     prefix: optional(Type.String({ maxLength: pathCharactersMax })),
@@ -51,7 +61,12 @@ export const paramSchemas: Readonly<Record<ControlMethod, JsonSchema>> = {
   }),
   'volume.get': closed({ path }),
   'volume.rename': closed({ path, to: path }),
-  'volume.update': closed({ path, labels: optional(labels), protected: optional(flag) }),
+  'volume.update': closed({
+    path,
+    labels: optional(labels),
+    protected: optional(flag),
+    limits: optional(rateLimits),
+  }),
   'volume.resize': closed({ path, sizeBytes: bytes, shrink: optional(flag) }),
   'volume.delete': closed({ path, now: optional(flag) }),
   'trash.list': closed({}),
@@ -82,6 +97,7 @@ export const paramSchemas: Readonly<Record<ControlMethod, JsonSchema>> = {
     labels: optional(labels),
     sizeBytes: optional(bytes),
     protected: optional(flag),
+    limits: optional(rateLimits),
   }),
   'volume.check': closed({ path }),
   'volume.recover': closed({ path, acceptLoss: flag }),

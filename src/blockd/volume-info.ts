@@ -19,6 +19,7 @@ export function describeVolume(
     blockBytes: head.blockBytes,
     labels: head.labels,
     protected: head.protected,
+    limits: head.limits ?? {},
     createdAt: timeText(head.createdAtMs),
     epoch: head.epoch,
     log: head.log,

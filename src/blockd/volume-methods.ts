@@ -6,6 +6,7 @@ import {
   DvceError,
   limits,
   parseSource,
+  type RateLimitsChange,
   type SnapshotName,
   type VolumeId,
 } from '../base/index.ts';
@@ -22,6 +23,7 @@ import {
   renameVolume,
   shrinkHead,
   updateVolume,
+  type VolumeChange,
   type VolumeRecord,
 } from '../hlfs/index.ts';
 import { warningsFor } from './capacity.ts';
@@ -97,8 +99,8 @@ export function volumeMethods(node: NodeContext): VolumeMethods {
     // An attachment keeps the export's name of its time, so a volume in use may be renamed.
     'volume.rename': async ({ path, to }) => infoOf(node, await rename(node, path, to)),
 
-    'volume.update': async ({ path, ...change }) =>
-      infoOf(node, await updateVolume(hlfs, path, change)),
+    'volume.update': ({ path, ...change }) =>
+      change.limits === undefined ? update(node, path, change) : limitRates(node, path, change),
 
     'volume.resize': (params) => resize(node, params),
 
@@ -164,6 +166,26 @@ async function list(
     return node.volumes.activity(id).then((open) => ({ ...info, open }));
   });
   return { volumes: await Promise.all(volumes) };
+}
+
+async function update(node: NodeContext, path: string, change: VolumeChange): Promise<VolumeInfo> {
+  return infoOf(node, await updateVolume(node.hlfs, path, change));
+}
+
+/**
+ * Kept in the head first, so that they hold after a crash in between; then the open volume is told. In the volume's turn: an open
+ * that is under way may have read the head before.
+ */
+function limitRates(node: NodeContext, path: string, change: VolumeChange): Promise<VolumeInfo> {
+  return inTurn(node, path, async ({ id }) => {
+    const { head } = await updateVolume(node.hlfs, path, change);
+    const hosted = node.volumes.find(id);
+    if (hosted !== undefined) {
+      const { key, thread } = hosted;
+      await thread.call('export.limits', { key, limits: head.limits ?? {} });
+    }
+    return infoOf(node, await getVolume(node.hlfs, path));
+  });
 }
 
 async function rename(node: NodeContext, path: string, to: string): Promise<VolumeRecord> {
@@ -254,6 +276,7 @@ interface CloneParams {
   readonly labels?: Readonly<Record<string, string>>;
   readonly sizeBytes?: number;
   readonly protected?: boolean;
+  readonly limits?: RateLimitsChange;
 }
 
 /** From a named snapshot; of an image its content; else of the volume's content now, by a snapshot that is taken first. */

@@ -32,6 +32,10 @@ export function workerHandlers(context: HlfsContext, thread: string): WorkerHand
       exports.volume(key).grow(sizeBytes);
       return {};
     },
+    'export.limits': async ({ key, limits: rates }) => {
+      exports.limit(key, rates);
+      return {};
+    },
     'export.snapshot': async ({ key, name, labels, protected: isProtected }) => {
       await exports.volume(key).snapshot(name, { labels, protected: isProtected });
       return {};

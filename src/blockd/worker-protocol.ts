@@ -9,6 +9,7 @@ import {
   asVolumeId,
   type LoopFigures,
   type NodeId,
+  type RateLimits,
   type SnapshotName,
   type VolumeId,
 } from '../base/index.ts';
@@ -74,6 +75,8 @@ export interface WorkerMethods {
   /** Counts of this worker and of its open volumes. */
   figures: { params: Nothing; result: WorkerFigures };
   'export.grow': { params: { key: ExportKey; sizeBytes: number }; result: Nothing };
+  /** The head has these limits now. */
+  'export.limits': { params: { key: ExportKey; limits: RateLimits }; result: Nothing };
   /** Everything acknowledged so far is in the newest root afterwards. */
   'export.publish': { params: { key: ExportKey }; result: Nothing };
   'export.snapshot': {

@@ -7,7 +7,7 @@
  */
 import { Ajv, type ValidateFunction } from 'ajv';
 import type { DirectoryId, LogId, SnapshotName, VolumeId } from '../base/index.ts';
-import { ajvOptions, DvceError, type JsonSchema, limits, Type } from '../base/index.ts';
+import { ajvOptions, DvceError, type JsonSchema, limits, rateNames, Type } from '../base/index.ts';
 import type { HlfsContext } from './context.ts';
 import type { Versioned } from './documents.ts';
 import type {
@@ -62,6 +62,12 @@ const nullable = (schema: JsonSchema): JsonSchema => Type.Union([Type.Null(), sc
 const oneOf = (...values: readonly (string | number)[]): JsonSchema =>
   Type.Union(values.map((value) => Type.Literal(value)));
 
+const rate = Type.Object({
+  perSecond: Type.Number({ exclusiveMinimum: 0 }),
+  burstPerSecond: Type.Optional(Type.Number({ exclusiveMinimum: 0 })),
+  burstSeconds: Type.Optional(Type.Number({ exclusiveMinimum: 0 })),
+});
+
 const headSchema = Type.Object({
   format,
   features: Type.Object({ compat: texts, roCompat: texts, incompat: texts }),
@@ -91,6 +97,9 @@ const headSchema = Type.Object({
   ensemble: Type.Array(Type.Unknown()),
   labels,
   protected: Type.Boolean(),
+  limits: Type.Optional(
+    Type.Object(Object.fromEntries(rateNames.map((one) => [one, Type.Optional(rate)]))),
+  ),
   createdAtMs: timeMs,
   origin: nullable(Type.Object({ volume: uuid, path: Type.String(), snapshot: name })),
   image: nullable(

@@ -17,8 +17,11 @@ import {
   asLogId,
   asVolumeId,
   asVolumePath,
+  changedRates,
   DvceError,
   limits,
+  type RateLimits,
+  type RateLimitsChange,
   randomUuid,
   type VolumeId,
   type VolumePath,
@@ -60,6 +63,7 @@ export interface VolumeOptions {
   readonly protected?: boolean;
   readonly journalBytes?: number;
   readonly kind?: 'volume' | 'image';
+  readonly limits?: RateLimitsChange;
 }
 
 /** What names a volume in calls and messages; a `VolumeRecord` is one. */
@@ -169,6 +173,7 @@ function newHead(context: HlfsContext, options: VolumeOptions, made: NewLog): He
     ensemble: [],
     labels,
     protected: options.protected ?? false,
+    ...limitsOf(changedRates({}, options.limits ?? {})),
     createdAtMs: context.clock.wallMs(),
     origin: made.origin,
     image: null,
@@ -281,25 +286,34 @@ export async function undoClaim(
   }
 }
 
+/** No limits are no member. */
+const limitsOf = (rates: RateLimits): Pick<HeadDocument, 'limits'> =>
+  Object.keys(rates).length === 0 ? {} : { limits: rates };
+
 export interface VolumeChange {
   readonly labels?: Readonly<Record<string, string>>;
   readonly protected?: boolean;
+  readonly limits?: RateLimitsChange;
 }
 
-/** Replace a volume's labels, or turn its protection on or off. */
+/** Replace a volume's labels, turn its protection on or off, change single limits. */
 export async function updateVolume(
   context: HlfsContext,
   path: string,
   change: VolumeChange,
 ): Promise<VolumeRecord> {
-  const { labels, protected: isProtected } = change;
+  const { labels, protected: isProtected, limits: rates = {} } = change;
   if (labels !== undefined) checkLabels(labels);
   const record = await getVolume(context, path);
-  const { version, value } = await updateHead(context, record.id, (head) => ({
-    ...head,
-    labels: labels ?? head.labels,
-    protected: isProtected ?? head.protected,
-  }));
+  const { version, value } = await updateHead(context, record.id, (head) => {
+    const { limits: before = {}, ...rest } = head;
+    return {
+      ...rest,
+      labels: labels ?? head.labels,
+      protected: isProtected ?? head.protected,
+      ...limitsOf(changedRates(before, rates)),
+    };
+  });
   return { ...record, version, head: value };
 }
 

@@ -5,7 +5,15 @@
  * that makes the fork exist. Whoever deletes the snapshot sets its state first and lists the pins then; so one of the two
  * sees the other, whatever the interleaving.
  */
-import { asLogId, asVolumeId, DvceError, type LogId, randomUuid } from '../base/index.ts';
+import {
+  asLogId,
+  asVolumeId,
+  changedRates,
+  DvceError,
+  type LogId,
+  type RateLimitsChange,
+  randomUuid,
+} from '../base/index.ts';
 import { makeVolume, type VolumeTarget } from './catalog.ts';
 import { logKey, readSnapshot } from './catalog-documents.ts';
 import type { HlfsContext } from './context.ts';
@@ -104,6 +112,8 @@ export interface CloneOptions {
   readonly labels?: Readonly<Record<string, string>>;
   readonly protected?: boolean;
   readonly journalBytes?: number;
+  /** On top of those of the source, which go with the clone. */
+  readonly limits?: RateLimitsChange;
 }
 
 /**
@@ -130,7 +140,12 @@ export async function cloneVolume(
   return makeVolume(
     context,
     path,
-    { ...options, sizeBytes, blockBytes: head.blockBytes },
+    {
+      ...options,
+      sizeBytes,
+      blockBytes: head.blockBytes,
+      limits: changedRates(head.limits ?? {}, options.limits ?? {}),
+    },
     {
       document,
       features: head.features,

@@ -17,7 +17,14 @@
  * Segments are not documents: `logs/<log>/seg/<number / 1024, 8 digits>/<number, 10 digits>`.
  * Scopes of writers: `logs/<log>/w/<epoch>-<32 hex>`; of processes: `scopes/<node>-<32 hex>`.
  */
-import type { DirectoryId, LogId, NodeId, SnapshotName, VolumeId } from '../base/index.ts';
+import type {
+  DirectoryId,
+  LogId,
+  NodeId,
+  RateLimits,
+  SnapshotName,
+  VolumeId,
+} from '../base/index.ts';
 
 /** Version of every JSON document and of the store directory. */
 export const storeFormatVersion = 1;
@@ -100,6 +107,8 @@ export interface HeadDocument {
   readonly ensemble: readonly [];
   readonly labels: Readonly<Record<string, string>>;
   readonly protected: boolean;
+  /** Absent: none. A release that does not know it serves the volume without limits, and keeps it. */
+  readonly limits?: RateLimits;
   readonly createdAtMs: number;
   readonly origin: Origin | null;
   readonly image: ImageFacts | null;

@@ -170,6 +170,7 @@ export class Connection {
         bytesInFlightMax: host.bytesInFlightMax,
         budget: host.budget,
         meter: host.meter,
+        throttle: opened.throttle ?? null,
         pause: () => void this.#socket.pause(),
         resume: () => void this.#socket.resume(),
         end: () => this.#finished(),

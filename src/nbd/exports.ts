@@ -1,6 +1,7 @@
 /** What the server asks of whoever wires it: which exports exist, and who may open them. */
 import type { DvceError } from '../base/index.ts';
 import type { BlockBackend } from './backend.ts';
+import type { Throttle } from './throttle.ts';
 
 /** What is known about the client when it asks for an export. */
 export interface PeerFacts {
@@ -19,6 +20,8 @@ export interface OpenedExport {
   readonly description?: string;
   /** With TLS mode `optional`: this export is only for clients that speak TLS. */
   readonly tlsRequired?: boolean;
+  /** Limits of rate that all connections of the export share. */
+  readonly throttle?: Throttle;
   /** Called once, after the last request of the connection has completed. */
   release(): void | Promise<void>;
 }

@@ -14,7 +14,13 @@
  * FUA is accepted on every command. Checks run in the order: command, flags, write permission, length, range.
  */
 import { DvceError, limits } from '../base/index.ts';
-import { commandFlags, commandName, commands, type ReplyMode } from './constants.ts';
+import {
+  allocationContext,
+  commandFlags,
+  commandName,
+  commands,
+  type ReplyMode,
+} from './constants.ts';
 
 /** One request as parsed; numbers beyond 2^53 arrive as Infinity, so that no rounded value passes a range check. */
 export interface Request {
@@ -125,4 +131,17 @@ export function errnoFor(request: Request, error: DvceError): number {
   const notSupported = 95;
   const fast = request.type === commands.writeZeroes && request.flags & commandFlags.fastZero;
   return errno === notSupported && !fast ? 22 : errno;
+}
+
+/** BLOCK_STATUS in its payload form: u64 effect length, then the ids of the contexts to answer. */
+export function withPayload(request: Request, payload: Buffer): Request | DvceError {
+  const ids = (payload.length - 8) / 4;
+  if (ids !== 1 || payload.readUInt32BE(8) !== allocationContext.id)
+    return new DvceError('INVALID_ARGUMENT', {
+      what: 'NBD request BLOCK_STATUS',
+      reason: 'the payload names a context that was not selected, or one twice',
+      advice: 'Ask for selected contexts only.',
+    });
+  const length = fromWords(payload.readUInt32BE(0), payload.readUInt32BE(4));
+  return { ...request, length };
 }

@@ -18,12 +18,13 @@
 import type { Writable } from 'node:stream';
 import { assert, DvceError, limits, type Timers } from '../base/index.ts';
 import type { BlockBackend, RequestOrigin, WriteOptions, ZeroOptions } from './backend.ts';
-import { allocationContext, commandFlags, commands, type ReplyMode } from './constants.ts';
+import { commandFlags, commands, type ReplyMode } from './constants.ts';
 import { ReplyEncoder, sumOf } from './replies.ts';
 import { ReplyWriter } from './reply-writer.ts';
 import type { RequestMeter } from './request-meter.ts';
 import { RequestParser } from './request-parser.ts';
-import { checkRequest, fromWords, type Request, type RequestRules } from './requests.ts';
+import { checkRequest, type Request, type RequestRules, withPayload } from './requests.ts';
+import type { Throttle } from './throttle.ts';
 
 export interface TransmissionIo {
   readonly socket: Writable;
@@ -33,6 +34,7 @@ export interface TransmissionIo {
   /** Bytes in flight of all connections of the server. */
   readonly budget: { bytes: number; readonly bytesMax: number };
   readonly meter: RequestMeter | null;
+  readonly throttle: Throttle | null;
   pause(): void;
   resume(): void;
   /** Everything asked for is answered: close the connection in order. */
@@ -131,6 +133,7 @@ export class Transmission {
     if (this.#state === 'open' || this.#restarting) this.#origin.alive = false;
     this.#state = 'dead';
     this.#parser.stop();
+    this.#io.throttle?.forget(this.#origin);
     this.#writer.close();
     this.#dropHeld();
     this.#io.budget.bytes -= this.#bytesInFlight;
@@ -225,6 +228,13 @@ export class Transmission {
 
   #serve(request: Request, payload: Buffer | null): void {
     request.startedAt = this.#fedAt;
+    const { throttle } = this.#io;
+    const { type, length } = request;
+    if (throttle === null || throttle.passes(type, length)) this.#start(request, payload);
+    else throttle.hold(type, length, this.#origin, () => this.#start(request, payload));
+  }
+
+  #start(request: Request, payload: Buffer | null): void {
     switch (request.type) {
       case commands.read:
         this.#read(request);
@@ -381,16 +391,3 @@ const notFast = (): DvceError =>
     reason: 'keeping the range allocated is not fast',
     advice: 'Write zeros instead.',
   });
-
-/** BLOCK_STATUS in its payload form: u64 effect length, then the ids of the contexts to answer. */
-function withPayload(request: Request, payload: Buffer): Request | DvceError {
-  const ids = (payload.length - 8) / 4;
-  if (ids !== 1 || payload.readUInt32BE(8) !== allocationContext.id)
-    return new DvceError('INVALID_ARGUMENT', {
-      what: 'NBD request BLOCK_STATUS',
-      reason: 'the payload names a context that was not selected, or one twice',
-      advice: 'Ask for selected contexts only.',
-    });
-  const length = fromWords(payload.readUInt32BE(0), payload.readUInt32BE(4));
-  return { ...request, length };
-}

@@ -58,6 +58,59 @@ async function missOne(dvce: Dvce): Promise<Date> {
   }
 }
 
+/** Writes a second that a client gets done with 16 in flight, from the first answer to the last. */
+async function writeRate(client: RawNbd, forMs: number): Promise<number> {
+  const endMs = performance.now() + forMs;
+  const answers: number[] = [];
+  const one = async (index: number): Promise<void> => {
+    while (performance.now() < endMs) {
+      await client.write(index * blockBytes, stamp(index, 1));
+      answers.push(performance.now());
+    }
+  };
+  await Promise.all(Array.from({ length: 16 }, (_, index) => one(index)));
+  // What a rest allows at once goes before.
+  const from = answers[30] ?? 0;
+  return ((answers.length - 31) * 1000) / ((answers.at(-1) ?? 0) - from);
+}
+
+async function limitsHold(t: Test, dvce: Dvce, front: { readonly path: string }): Promise<void> {
+  const isNear = (rate: number, wanted: number, what: string): void => {
+    t.ok(Math.abs(rate / wanted - 1) < 0.05, `${what}: ${rate.toFixed(1)} of ${wanted}`);
+  };
+  await fails(t, dvce, 'volume create /rate/a --size 16MiB --iops 1', exitCodes.usage, /10 to/);
+  await dvce.ok('volume create /rate/a --size 16MiB --write-iops 200');
+  const client = await RawNbd.connect(front, '/rate/a');
+  isNear(await writeRate(client, 1500), 200, 'as made');
+  const rate = writeRate(client, 2500);
+  await dvce.ok('volume update /rate/a --write-iops 400 --burst write-iops=1000/2s');
+  await dvce.ok('volume update /rate/a --burst write-iops=none');
+  await rate;
+  isNear(await writeRate(client, 1500), 400, 'changed under the same client');
+  const before = await Promise.all([client.read(0, blockBytes), client.read(0, blockBytes)]);
+  t.equal(before.length, 2, 'reads are not limited');
+  const during = writeRate(client, 60_000).catch(() => 'lost');
+  await dvce.ok('volume rename /rate/a /rate/b');
+  await killBlockd(dvce);
+  t.equal(await during, 'lost');
+  const again = await RawNbd.connect(front, '/rate/b');
+  isNear(await writeRate(again, 1500), 400, 'after a kill and under another name');
+  t.match(await dvce.json('volume show /rate/b'), {
+    limits: { writeIops: { perSecond: 400 } },
+    open: { throttledRequests: Number, throttledMs: Number },
+  });
+  await dvce.ok('volume clone /rate/b /rate/c');
+  t.match(
+    await dvce.ok('volume show /rate/c'),
+    /limits +write-iops 400/,
+    'a clone takes them along',
+  );
+  await dvce.ok('volume update /rate/b --no-limits');
+  const free = await writeRate(again, 500);
+  t.ok(free > 800, `without limits: ${free}`);
+  await again.disconnect();
+}
+
 t.test('volumes of an operator', async (t) => {
   const dvce = freshDvce(t);
   await dvce.ok('up');
@@ -121,6 +174,8 @@ t.test('volumes of an operator', async (t) => {
   await dvce.ok(`volume unexport ${id}`);
   await fails(t, dvce, 'volume export /prod/a --tcp', exitCodes.failed, /does not listen on TCP/);
   t.match(await dvce.ok('volume map /prod/a'), /hole/);
+
+  await limitsHold(t, dvce, front);
 
   // schedules: a run of eight volumes, with the agent killed in the middle of it
   const paths = Array.from({ length: 8 }, (_, index) => `/prod/v${index}`);

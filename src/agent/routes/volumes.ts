@@ -107,7 +107,7 @@ export function volumeRoutes(server: Server, { blockd, vms, operations }: Agent)
       schema: {
         operationId: 'updateVolume',
         tags: ['volumes'],
-        summary: 'Rename a volume, or change its labels or protection',
+        summary: 'Rename a volume, or change its labels, protection or limits',
         params: pathParams,
         body: VolumeUpdate,
         response: answers({ 200: ref(Volume) }),

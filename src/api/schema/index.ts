@@ -11,6 +11,7 @@ import * as guest from './guest.ts';
 import * as health from './health.ts';
 import * as image from './image.ts';
 import * as network from './network.ts';
+import * as rateLimits from './rate-limits.ts';
 import * as schedule from './schedule.ts';
 import * as storage from './storage.ts';
 import * as system from './system.ts';
@@ -27,6 +28,7 @@ export * from './guest.ts';
 export * from './health.ts';
 export * from './image.ts';
 export * from './network.ts';
+export * from './rate-limits.ts';
 export * from './schedule.ts';
 export * from './storage.ts';
 export * from './system.ts';
@@ -48,6 +50,7 @@ export const namedSchemas: readonly TSchema[] = [
   ...Object.values(network),
   ...Object.values(vm),
   ...Object.values(vmSnapshot),
+  ...Object.values(rateLimits),
   ...Object.values(volume),
   ...Object.values(storage),
   ...Object.values(schedule),

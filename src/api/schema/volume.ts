@@ -12,6 +12,7 @@ import {
   timestamp,
   word,
 } from './common.ts';
+import { RateLimits, RateLimitsChange } from './rate-limits.ts';
 import { CapacityWarning } from './storage.ts';
 
 const count = (description: string) => Type.Integer({ minimum: 0, description });
@@ -37,6 +38,8 @@ export const VolumeActivity = Type.Object(
     flushes: count('Flush requests since opened.'),
     readBytes: count('Bytes read since opened.'),
     writtenBytes: count('Bytes written since opened.'),
+    throttledRequests: Type.Optional(count('Requests that waited for a limit since opened.')),
+    throttledMs: Type.Optional(count('Time since opened in which requests waited for a limit.')),
   },
   { $id: 'VolumeActivity', description: 'What an open volume is doing.' },
 );
@@ -51,6 +54,7 @@ export const Volume = Type.Object(
     blockBytes: Type.Unsafe<512 | 4096>({ type: 'integer', enum: [512, 4096] }),
     labels,
     protected: Type.Boolean({ description: 'A protected volume cannot be deleted.' }),
+    limits: Type.Optional(ref(RateLimits)),
     createdAt: timestamp('When it was made.'),
     epoch: Type.String({ description: 'Writer generation.' }),
     log: Type.String({ description: 'UUID of its current log.' }),
@@ -92,6 +96,7 @@ export const VolumeCreate = Type.Object(
     labels: Type.Optional(labels),
     protected: Type.Optional(Type.Boolean()),
     journalBytes: Type.Optional(sizeBytes('Journal quota.')),
+    limits: Type.Optional(RateLimitsChange),
   },
   closed,
 );
@@ -102,6 +107,7 @@ export const VolumeUpdate = Type.Object(
     path: Type.Optional(pathText('New path: renames the volume.')),
     labels: Type.Optional(labels),
     protected: Type.Optional(Type.Boolean()),
+    limits: Type.Optional(RateLimitsChange),
   },
   { ...closed, minProperties: 1 },
 );
@@ -125,6 +131,7 @@ export const VolumeClone = Type.Object(
     sizeBytes: Type.Optional(sizeBytes('Size of the clone when it shall be larger.')),
     labels: Type.Optional(labels),
     protected: Type.Optional(Type.Boolean()),
+    limits: Type.Optional(RateLimitsChange),
   },
   closed,
 );

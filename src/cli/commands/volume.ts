@@ -7,6 +7,7 @@ import type { Context } from '../context.ts';
 import { follow } from '../follow.ts';
 import { labels, orDash, size, time, yesNo } from '../format.ts';
 import { usageError } from '../output.ts';
+import { limitsGiven, limitsText } from '../rate-limits.ts';
 import type { Run } from '../spec.ts';
 
 function facts(volume: Volume): readonly (readonly [string, string])[] {
@@ -20,6 +21,7 @@ function facts(volume: Volume): readonly (readonly [string, string])[] {
     ['block size', `${volume.blockBytes}`],
     ['protected', yesNo(volume.protected)],
     ['labels', labels(volume.labels)],
+    ['limits', limitsText(volume.limits)],
     ['created', time(volume.createdAt)],
     ['cloned from', origin === null ? '-' : `${origin.path}@${origin.snapshot}`],
     ...(image === null ? [] : [['image of', `${image.source} (${image.digest})`] as const]),
@@ -41,6 +43,10 @@ function activity(open: NonNullable<Volume['open']>): readonly (readonly [string
     ['flush lag', formatDuration(open.flushLagMs)],
     ['read', `${size(open.readBytes)} in ${open.reads} requests`],
     ['written', `${size(open.writtenBytes)} in ${open.writes} requests, ${open.flushes} flushes`],
+    [
+      'throttled',
+      `${formatDuration(open.throttledMs ?? 0)}, ${open.throttledRequests ?? 0} requests waited`,
+    ],
   ];
 }
 
@@ -50,6 +56,7 @@ export const create: Run = async ({ api, output, ...context }, given) => {
   const block = given.text('block');
   const journalBytes = given.number('journal');
   const given_labels = given.labels('label');
+  const limits = limitsGiven(given);
   const volume = await unlessExists(
     { api, output, ...context },
     given,
@@ -60,6 +67,7 @@ export const create: Run = async ({ api, output, ...context }, given) => {
         ...(block === undefined ? {} : { blockBytes: block === '4096' ? 4096 : 512 }),
         ...(journalBytes === undefined ? {} : { journalBytes }),
         ...(given_labels === undefined ? {} : { labels: given_labels }),
+        ...(limits === undefined ? {} : { limits }),
         ...(given.flag('protect') ? { protected: true } : {}),
       }),
     () => api.volumes.get(path),
@@ -145,7 +153,8 @@ export const update: Run = async ({ api, output }, given) => {
   const added = given.labels('label');
   const clear = given.choice('labels') === false;
   const kept = given.choice('protect');
-  if (added === undefined && !clear && kept === undefined)
+  const limits = limitsGiven(given);
+  if (added === undefined && !clear && kept === undefined && limits === undefined)
     throw usageError(
       'the command',
       'nothing to change was given',
@@ -155,11 +164,12 @@ export const update: Run = async ({ api, output }, given) => {
   const volume = await api.volumes.update(path, {
     ...(added !== undefined || clear ? { labels: { ...before, ...added } } : {}),
     ...(kept === undefined ? {} : { protected: kept }),
+    ...(limits === undefined ? {} : { limits }),
   });
   output.changed(
     volume,
     volume.path,
-    `Volume ${volume.path}: labels ${labels(volume.labels)}, ${volume.protected ? 'protected' : 'not protected'}.`,
+    `Volume ${volume.path}: labels ${labels(volume.labels)}, ${volume.protected ? 'protected' : 'not protected'}, limits ${limitsText(volume.limits)}.`,
   );
 };
 
@@ -168,6 +178,7 @@ export const clone: Run = async (context, given) => {
   const path = given.argument('path');
   const sizeBytes = given.number('size');
   const added = given.labels('label');
+  const limits = limitsGiven(given);
   const volume = await unlessExists(
     context,
     given,
@@ -177,6 +188,7 @@ export const clone: Run = async (context, given) => {
         path,
         ...(sizeBytes === undefined ? {} : { sizeBytes }),
         ...(added === undefined ? {} : { labels: added }),
+        ...(limits === undefined ? {} : { limits }),
         ...(given.flag('protect') ? { protected: true } : {}),
       }),
     () => api.volumes.get(path),

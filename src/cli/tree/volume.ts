@@ -31,6 +31,7 @@ export const volume: NounSpec = {
           choices: ['512', '4096'],
         },
         { flags: '--journal <size>', text: 'quota of its journal', kind: 'size' },
+        ...option.rateLimits,
         option.label,
         option.protect,
         option.ifNotExists,
@@ -39,6 +40,7 @@ export const volume: NounSpec = {
         'dvce volume create /prod/db --size 10GiB',
         'dvce volume create /prod/web --size 4GiB --block 4096 --label team=shop',
         'dvce volume create /prod/db --size 10GiB --if-not-exists',
+        'dvce volume create /prod/slow --size 1GiB --iops 500 --bandwidth 20MiB',
       ],
       run: async () => (await load()).create,
     },
@@ -93,18 +95,24 @@ export const volume: NounSpec = {
     },
     {
       name: 'update',
-      summary: 'change labels and protection of a volume',
+      summary: 'change labels, protection and limits of a volume',
+      details:
+        'Limits hold at once, also for a guest that is using the volume; what is not named stays as it is.',
       arguments: [path],
       options: [
         option.label,
         { flags: '--no-labels', text: 'remove all labels first' },
         option.protect,
         option.noProtect,
+        ...option.rateLimits,
+        option.noLimits,
       ],
       examples: [
         'dvce volume update /prod/db --protect',
         'dvce volume update /prod/db --no-protect --label tier=gold',
         'dvce volume update /prod/db --no-labels',
+        'dvce volume update /prod/db --iops 1000 --burst iops=5000/30s --write-bandwidth 100MiB',
+        'dvce volume update /prod/db --no-limits',
       ],
       run: async () => (await load()).update,
     },
@@ -112,13 +120,15 @@ export const volume: NounSpec = {
       name: 'clone',
       summary: 'make a volume that starts with the content of another',
       details:
-        'The clone shares the stored bytes and takes no space until it is written. Without @SNAPSHOT a snapshot is taken first.',
+        'The clone shares the stored bytes and takes no space until it is written. Without @SNAPSHOT a snapshot is taken first. Limits of the source go with it.',
       arguments: [
         { name: '<source>', text: 'PATH or PATH@SNAPSHOT', names: 'source' },
         { name: '<path>', text: 'path of the new volume' },
       ],
       options: [
         { flags: '-s, --size <size>', text: 'a larger size for the clone', kind: 'size' },
+        ...option.rateLimits,
+        option.noLimits,
         option.label,
         option.protect,
         option.ifNotExists,
