@@ -65,6 +65,14 @@ export const metricTable = {
   dvce_volume_stored_bytes: gauge('Bytes of the segments that its log wrote and keeps.', 'volume'),
   dvce_volume_segments: gauge('Segments of its log.', 'volume'),
   dvce_volume_published_bytes_total: counter('Bytes of segments put into the store.', 'volume'),
+  dvce_volume_throttled_requests_total: counter(
+    'Requests that waited for a limit of the volume.',
+    'volume',
+  ),
+  dvce_volume_throttled_seconds_total: counter(
+    'Time in which requests waited for a limit of the volume.',
+    'volume',
+  ),
   dvce_volume_read_only: gauge('1 when the volume takes no writes.', 'volume'),
   dvce_dirty_bytes: gauge('Blocks that are in the journal and not in the store yet.', 'volume'),
   dvce_flush_lag_seconds: gauge(
@@ -78,6 +86,10 @@ export const metricTable = {
   dvce_journal_failed_files: gauge('Journal files given up after I/O errors.', 'volume'),
   dvce_log_write_amplification_ratio: gauge(
     'Bytes put into the store for each byte written by clients, since the volume was opened.',
+    'volume',
+  ),
+  dvce_write_amplification_ratio: gauge(
+    'Bytes put into the journal and the store for each byte written by clients, since the volume was opened.',
     'volume',
   ),
   dvce_gc_debt_bytes: gauge(

@@ -209,6 +209,9 @@ function volumeSamples(volume: BlockdMetrics['volumes'][number]): Sample[] {
     dvce_volume_stored_bytes: volume.storedBytes,
     dvce_volume_segments: volume.segments,
     dvce_volume_published_bytes_total: volume.publishedBytes,
+    dvce_volume_throttled_requests_total: volume.throttledRequests,
+    dvce_volume_throttled_seconds_total:
+      volume.throttledMs === undefined ? undefined : volume.throttledMs / 1000,
     dvce_volume_read_only: volume.readOnlyReason === null ? 0 : 1,
     dvce_dirty_bytes: volume.dirtyBytes,
     dvce_flush_lag_seconds: volume.flushLagMs / 1000,
@@ -219,6 +222,10 @@ function volumeSamples(volume: BlockdMetrics['volumes'][number]): Sample[] {
     dvce_journal_failed_files: volume.journalFailedFiles,
     dvce_log_write_amplification_ratio:
       volume.writtenBytes === 0 ? undefined : volume.publishedBytes / volume.writtenBytes,
+    dvce_write_amplification_ratio:
+      volume.writtenBytes === 0
+        ? undefined
+        : (volume.publishedBytes + volume.journalWrittenBytes) / volume.writtenBytes,
     dvce_gc_debt_bytes: volume.gcDebtBytes,
   };
   return Object.entries(values).flatMap(([name, value]) =>

@@ -57,6 +57,7 @@ export async function usageOf({ vms, blockd, clock }: Agent): Promise<Usage> {
       flushes: one.flushes,
       readBytes: one.readBytes,
       writtenBytes: one.writtenBytes,
+      throttledMs: one.throttledMs ?? 0,
       flushLagMs: one.flushLagMs,
     })),
   };

@@ -30,7 +30,9 @@ import {
   type BlockBackend,
   type ExportProvider,
   NbdServer,
+  type RequestFigures,
   RequestMeter,
+  sumOfFigures,
   Throttle,
 } from '../nbd/index.ts';
 import type {
@@ -48,16 +50,18 @@ interface LocalExport {
   readonly volume: OpenVolume | undefined;
   readonly server: NbdServer;
   readonly throttle: Throttle;
+  readonly meter: RequestMeter;
 }
 
 export class LocalExports {
   readonly #context: HlfsContext;
   readonly #exports = new Map<ExportKey, LocalExport>();
-  readonly #meter: RequestMeter;
+  /** Of exports that are closed. */
+  #ended: readonly RequestFigures[];
 
   constructor(context: HlfsContext) {
     this.#context = context;
-    this.#meter = new RequestMeter(context.clock);
+    this.#ended = new RequestMeter(context.clock).read();
   }
 
   async open(spec: ExportSpec, signal: AbortSignal): Promise<OpenedFacts> {
@@ -72,8 +76,9 @@ export class LocalExports {
       // Limits are of the volume: a backup of its snapshot is nothing that its guest should pay for.
       if (volume !== undefined)
         throttle.set((await requireHead(this.#context, id)).value.limits ?? {});
-      const server = await this.#serve(spec, backend, throttle);
-      this.#exports.set(spec.key, { spec, reader, volume, server, throttle });
+      const meter = new RequestMeter(this.#context.clock);
+      const server = await this.#serve(spec, backend, throttle, meter);
+      this.#exports.set(spec.key, { spec, reader, volume, server, throttle, meter });
     } catch (error) {
       await reader.close();
       throw error;
@@ -99,13 +104,18 @@ export class LocalExports {
     }
   }
 
-  async #serve(spec: ExportSpec, backend: BlockBackend, throttle: Throttle): Promise<NbdServer> {
+  async #serve(
+    spec: ExportSpec,
+    backend: BlockBackend,
+    throttle: Throttle,
+    meter: RequestMeter,
+  ): Promise<NbdServer> {
     const { timers, logger } = this.#context;
     const server = new NbdServer({
       exports: onlyByName(spec, backend, throttle),
       timers,
       logger,
-      meter: this.#meter,
+      meter,
     });
     await server.listenUnix(spec.socketPath, { mode: 0o660 });
     return server;
@@ -133,12 +143,13 @@ export class LocalExports {
   }
 
   activity(key: ExportKey): ExportActivity {
-    const { volume, spec, server, throttle } = this.#find(key);
+    const { volume, spec, server, throttle, meter } = this.#find(key);
     if (volume === undefined) throw new DvceError('VOLUME_CLOSED', { name: key });
     const statistics = volume.statistics();
     return {
       ...statistics,
       ...throttle.figures(),
+      latencies: meter.latencies(),
       readOnlyReason: spec.readOnlyReason ?? statistics.readOnlyReason,
       connections: server.connections.size,
     };
@@ -148,7 +159,7 @@ export class LocalExports {
     const open = [...this.#exports.values()];
     return {
       connections: open.reduce((sum, { server }) => sum + server.connections.size, 0),
-      operations: this.#meter.read(),
+      operations: sumOfFigures([this.#ended, ...open.map(({ meter }) => meter.read())]),
       volumes: open.flatMap(({ spec: { key }, volume }) =>
         volume === undefined ? [] : [{ key, activity: this.activity(key) }],
       ),
@@ -164,6 +175,7 @@ export class LocalExports {
     try {
       await found.reader.close();
     } finally {
+      this.#ended = sumOfFigures([this.#ended, found.meter.read()]);
       this.#exports.delete(key);
     }
   }

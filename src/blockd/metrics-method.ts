@@ -1,6 +1,6 @@
 /** The control method `metrics`: the figures of all threads, put together when somebody asks for them. */
 import { type Clock, limits, loopFigures, processFigures, type Timers } from '../base/index.ts';
-import { type RequestFigures, requestBoundsSeconds } from '../nbd/index.ts';
+import { requestBoundsSeconds, sumOfFigures } from '../nbd/index.ts';
 import type { BlockdMetrics } from './protocol.ts';
 import type { Volumes } from './volumes.ts';
 import type { WorkerPool } from './worker-pool.ts';
@@ -29,7 +29,7 @@ export async function readMetrics(options: MetricsOptions): Promise<BlockdMetric
     nbd: {
       boundsSeconds: requestBoundsSeconds,
       connections: workers.reduce((sum, worker) => sum + worker.connections, 0),
-      operations: sumOf(workers.map((worker) => worker.operations)),
+      operations: sumOfFigures(workers.map((worker) => worker.operations)),
     },
     volumes: workers.flatMap((worker) =>
       worker.volumes.flatMap(({ key, activity }) => {
@@ -39,20 +39,4 @@ export async function readMetrics(options: MetricsOptions): Promise<BlockdMetric
     ),
     unopened: volumes.unopened,
   };
-}
-
-/** Workers count alike: same operations, same buckets. */
-function sumOf(lists: readonly (readonly RequestFigures[])[]): RequestFigures[] {
-  const [first = [], ...others] = lists;
-  return first.map((figures, at) =>
-    others.reduce((sum, list) => {
-      const other = list[at] ?? figures;
-      return {
-        operation: sum.operation,
-        counts: sum.counts.map((count, bucket) => count + (other.counts[bucket] ?? 0)),
-        sumSeconds: sum.sumSeconds + other.sumSeconds,
-        errors: sum.errors + other.errors,
-      };
-    }, figures),
-  );
 }

@@ -17,7 +17,7 @@ import type {
   RateLimits,
   RateLimitsChange,
 } from '../base/index.ts';
-import type { RequestFigures } from '../nbd/index.ts';
+import type { RequestFigures, RequestLatency } from '../nbd/index.ts';
 
 import type {
   CapacityInfo,
@@ -92,6 +92,8 @@ export interface VolumeActivity {
   /** Requests that waited for a limit, and the time in which any did; an older blockd has no limits. */
   readonly throttledRequests?: number;
   readonly throttledMs?: number;
+  /** Of the last one or two minutes; an older blockd leaves it out. */
+  readonly latencies?: readonly RequestLatency[];
 }
 
 export interface SnapshotInfo {

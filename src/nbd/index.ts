@@ -15,7 +15,13 @@ export { connectNbd, type NbdClientOptions } from './client-connect.ts';
 export type { Connection } from './connection.ts';
 export * from './exports.ts';
 export { activatedSocket, type UnixSocketOptions } from './listen.ts';
-export { type RequestFigures, RequestMeter, requestBoundsSeconds } from './request-meter.ts';
+export {
+  type RequestFigures,
+  type RequestLatency,
+  RequestMeter,
+  requestBoundsSeconds,
+  sumOfFigures,
+} from './request-meter.ts';
 export * from './server.ts';
 export type { ServerTls } from './server-tls.ts';
 export { Throttle, type ThrottleFigures } from './throttle.ts';

@@ -32,6 +32,8 @@ t.test('what blockd counts is shown as it is, in the text format', async (t) => 
     3,
     'the label is escaped and comes back',
   );
+  t.equal(value('dvce_write_amplification_ratio', name), 4.5, 'the journal counts, too');
+  t.equal(value('dvce_volume_throttled_seconds_total', name), 2.5);
   t.equal(value('dvce_flush_lag_seconds', name), 1.5);
   t.equal(value('dvce_volume_read_bytes_total', name), 500);
   t.equal(value('dvce_process_resident_memory_bytes', { process: 'blockd' }), 100);

@@ -25,6 +25,8 @@ export const volumeFigures: BlockdMetrics['volumes'][number] = {
   trims: 8,
   readBytes: 500,
   writtenBytes: 200,
+  throttledRequests: 4,
+  throttledMs: 2500,
 };
 export const figures = (more: Partial<BlockdMetrics> = {}): BlockdMetrics => ({
   format: 1,

@@ -30,6 +30,9 @@ export const Usage = Type.Object(
         flushes: counter('Requests since opened.'),
         readBytes: counter('Since opened.'),
         writtenBytes: counter('Since opened.'),
+        throttledMs: Type.Optional(
+          counter('Time since opened in which requests waited for a limit.'),
+        ),
         flushLagMs: counter('Age of the oldest flushed write that is not in the store yet.'),
       }),
       { description: 'The open ones.' },

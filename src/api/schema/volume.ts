@@ -40,6 +40,17 @@ export const VolumeActivity = Type.Object(
     writtenBytes: count('Bytes written since opened.'),
     throttledRequests: Type.Optional(count('Requests that waited for a limit since opened.')),
     throttledMs: Type.Optional(count('Time since opened in which requests waited for a limit.')),
+    latencies: Type.Optional(
+      Type.Array(
+        Type.Object({
+          operation: Type.String({ description: 'read, write, flush, trim, write_zeroes, ...' }),
+          requests: count('Requests of that time.'),
+          medianUs: count('Half of them took no longer, microseconds.'),
+          p99Us: count('99 of 100 took no longer.'),
+        }),
+        { description: 'How long requests took in the last one or two minutes.' },
+      ),
+    ),
   },
   { $id: 'VolumeActivity', description: 'What an open volume is doing.' },
 );

@@ -26,6 +26,8 @@ interface VolumeRate {
   readonly flushesPerSecond: number;
   readonly readBytesPerSecond: number;
   readonly writtenBytesPerSecond: number;
+  /** Share of the time in which requests waited for a limit. */
+  readonly throttledPercent: number;
   readonly flushLagMs: number;
 }
 
@@ -55,6 +57,9 @@ export function ratesOf(before: Usage, now: Usage): Rates {
       flushesPerSecond: rate('flushes'),
       readBytesPerSecond: rate('readBytes'),
       writtenBytesPerSecond: rate('writtenBytes'),
+      throttledPercent: Math.round(
+        grown(old?.throttledMs ?? 0, one.throttledMs ?? 0) / seconds / 10,
+      ),
       flushLagMs: one.flushLagMs,
     };
   });
@@ -97,6 +102,7 @@ const volumeColumns: readonly Column<VolumeRate>[] = [
   { title: 'flushes', value: ({ flushesPerSecond }) => `${flushesPerSecond}`, right: true },
   { title: 'read', value: (row) => size(row.readBytesPerSecond), right: true },
   { title: 'written', value: (row) => size(row.writtenBytesPerSecond), right: true },
+  { title: 'throttled %', value: (row) => `${row.throttledPercent}`, right: true },
   { title: 'flush lag', value: ({ flushLagMs }) => duration(flushLagMs), right: true },
 ];
 

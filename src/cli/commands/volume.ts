@@ -47,8 +47,16 @@ function activity(open: NonNullable<Volume['open']>): readonly (readonly [string
       'throttled',
       `${formatDuration(open.throttledMs ?? 0)}, ${open.throttledRequests ?? 0} requests waited`,
     ],
+    ...(open.latencies ?? []).map(
+      ({ operation, requests, medianUs, p99Us }): readonly [string, string] => [
+        `${operation} takes`,
+        `${micro(medianUs)}, 99 % ${micro(p99Us)} (${requests} of late)`,
+      ],
+    ),
   ];
 }
+
+const micro = (us: number): string => (us < 1000 ? `${us}us` : `${(us / 1000).toPrecision(3)}ms`);
 
 export const create: Run = async ({ api, output, ...context }, given) => {
   const path = given.argument('path');
