@@ -60,7 +60,11 @@ export class VmSnapshotDocuments {
   async find(vm: Pick<VmDocument, 'id' | 'name'>, name: string): Promise<VmSnapshotEntry> {
     const found = (await this.of(vm)).find(({ document }) => document.name === name);
     if (found !== undefined) return found;
-    throw new DvceError('NOT_FOUND', { kind: 'snapshot', name: `${vm.name}@${name}` });
+    throw new DvceError('NOT_FOUND', {
+      kind: 'snapshot',
+      name: `${vm.name}@${name}`,
+      advice: `List what exists with: dvce vm snapshots ${vm.name}`,
+    });
   }
 
   async create(document: VmSnapshotDocument): Promise<void> {

@@ -362,9 +362,12 @@ export class DvceError extends Error {
     this.context = context;
   }
 
-  /** What the user should do next. */
+  /** What the user should do next: what the place that threw knows better, else what the table says. */
   get advice(): string {
-    return fill(errorTable[this.code].advice, this.context);
+    const { advice: general } = errorTable[this.code];
+    const { advice: own } = this.context;
+    const isOwn = typeof own === 'string' && !general.includes('{advice}');
+    return isOwn ? own : fill(general, this.context);
   }
   get httpStatus(): number {
     return errorTable[this.code].http;

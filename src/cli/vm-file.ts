@@ -45,6 +45,7 @@ export async function readVmFile(
   if (whole['name'] === undefined)
     throw wrong(where, lines, 0, 'it has no name, and the command gives none');
   return {
+    // Checked by the agent, whose answer `explain` puts into terms of the file.
     body: whole as unknown as VmCreate,
     explain: (error) => explain(error, where, document, lines),
   };

@@ -179,7 +179,10 @@ t.test('what a rollback needs is looked at before anything is changed', async (t
   await write(1);
   await ended(vms.snapshots.create('web1', { name: 'one' }));
   await write(2);
-  await t.rejects(vms.snapshots.rollback('web1', 'none'), { code: 'NOT_FOUND' });
+  await t.rejects(vms.snapshots.rollback('web1', 'none'), {
+    code: 'NOT_FOUND',
+    advice: 'List what exists with: dvce vm snapshots web1',
+  });
 
   await ended(vms.start('web1', false));
   await t.rejects(vms.snapshots.rollback('web1', 'one'), { code: 'VM_STATE', message: /runs/ });

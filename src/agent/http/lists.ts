@@ -96,6 +96,7 @@ interface Shape {
 const shapeKey = 'dvceShape';
 
 function shapeOf(request: FastifyRequest): Shape | undefined {
+  // Fastify types only what it puts there itself; `extend` put the shape.
   return (request.routeOptions.config as unknown as Record<string, unknown>)[shapeKey] as
     | Shape
     | undefined;

@@ -103,6 +103,7 @@ export type CauseCode = keyof typeof causeTable;
 export const HealthCause = Type.Object(
   {
     code: word(
+      // Keys of a table that has some.
       Object.keys(causeTable) as unknown as readonly [CauseCode, ...CauseCode[]],
       'Stable code; docs/operations/health.md explains each.',
     ),

@@ -149,6 +149,7 @@ export const top: Run = async (context, given) => {
 /** The screen is written at once, so that it does not flicker. */
 async function draw(context: Context, rates: Rates, given: Given): Promise<void> {
   let text = '';
+  // All that Output uses of a stream.
   const page = { write: (part: string) => (text += part) } as unknown as NodeJS.WritableStream;
   await print(new Output(page, process.stderr, context.output.options), rates, given);
   const rows = (process.stdout.rows ?? 24) - 2;
