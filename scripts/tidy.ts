@@ -90,7 +90,6 @@ export const longFiles: Readonly<Record<string, string>> = {
   'src/base/errors.ts': 'is one table',
   'src/agent/schedules.ts':
     'a run from its due time to its record; to be parted when retention grows',
-  'src/hlfs/map.ts': 'finding, changing and storing work on the same private pages',
   'src/nbd/handshake.ts': 'is one state machine with a case for each option',
 };
 

@@ -12,9 +12,10 @@
 import { assert, DvceError, type LogId, limits } from '../base/index.ts';
 import type { Batch } from './batch.ts';
 import type { HlfsContext } from './context.ts';
-import { applyRuns } from './log-apply.ts';
-import { BlockMap, type StoredPages } from './map.ts';
+import { applyRuns, touchedBlocks } from './log-apply.ts';
+import { BlockMap } from './map.ts';
 import type { TopPointer } from './map-page.ts';
+import type { StoredPages } from './map-store.ts';
 import { blockBytes } from './pointer.ts';
 import { encodeRoot } from './root-format.ts';
 import { type LogRange, segmentKey } from './schema.ts';
@@ -79,6 +80,8 @@ export class LogWriter {
   readonly map: BlockMap;
   /** Of segments that this writer put into the store. */
   publishedBytes = 0;
+  /** What a root says that is written because a batch needs clean map pages. */
+  rootFacts: (() => Parameters<LogWriter['publishRoot']>[0]) | null = null;
   readonly #options: WriterOptions;
   #unapplied: { readonly header: SegmentHeader; readonly runs: readonly IndexRun[] } | null = null;
 
@@ -101,11 +104,13 @@ export class LogWriter {
   }
 
   get rootIsDue(): boolean {
-    return this.state.sinceRoot >= limits.rootEverySegments || this.map.wantsRoot;
+    return this.state.sinceRoot >= limits.rootEverySegments;
   }
 
-  /** Publish a batch and apply it. @returns confirmed replicas (S5) */
+  /** Publish a batch and apply it, after a root when it would make too many map pages dirty. @returns confirmed replicas (S5) */
   async publishBatch(batch: Batch, firstSeq: number, lastSeq: number): Promise<number> {
+    if (this.rootFacts !== null && !this.map.hasRoomFor(touchedBlocks(batch.runs)))
+      await this.publishRoot(this.rootFacts());
     const content: SegmentContent = {
       data: batch.data,
       runs: batch.runs,
@@ -160,7 +165,11 @@ export class LogWriter {
   ): Promise<{ number: number; checksum: number }> {
     const { state } = this;
     const first = state.next;
-    const stored = this.map.store(first, segmentDataOffset);
+    const stored = await this.map.store(
+      first,
+      segmentDataOffset,
+      () => new Promise((resolve) => this.#options.context.timers.defer(resolve)),
+    );
     const rootNumber = first + stored.segments.length - 1;
     for (const [i, pages] of stored.segments.entries()) {
       const isRoot = i === stored.segments.length - 1;

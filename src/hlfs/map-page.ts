@@ -1,5 +1,5 @@
 /**
- * A map page in memory and its entries. The form of an entry is that of a block pointer (pointer.ts); in an inner page it
+ * The entries of a map page. The form of an entry is that of a block pointer (pointer.ts); in an inner page it
  * points to the stored child page.
  */
 import { pointerOffset, specialZero } from './pointer.ts';
@@ -7,15 +7,6 @@ import { pointerOffset, specialZero } from './pointer.ts';
 export const fanout = 256;
 export const pageBytes = 4096;
 export const topLevel = 3;
-
-export interface Page {
-  readonly level: number;
-  readonly index: number;
-  readonly words: Uint32Array;
-  dirty: boolean;
-  /** Segment of the page's newest stored copy, 0 when it has none. */
-  storedIn: number;
-}
 
 export type TopPointer = readonly [number, number, number, number];
 

@@ -10,33 +10,27 @@
  *
  * Invariants:
  * - a dirty page's ancestors are in memory and dirty, so that writing a root goes strictly from leaves to the top;
- * - only the publisher changes the map; readers look up synchronously and load what is missing;
- * - clean pages are a cache with a byte budget, dirty ones are bounded by writing a root (limits.mapDirtyPercent);
+ * - only the publisher changes the map, and only dirty pages; readers look up synchronously and load what is missing;
+ * - clean pages are a cache with a byte budget (map-cache.ts). Dirty ones are bounded by writing a root before a batch is
+ *   applied that would make more pages dirty than there are (`hasRoomFor`), and by the batch itself (`batchPagesMax`);
  * - each time a pointer or stored page is replaced its segment is told (`onRelease`), each time one is set, `onRetain` (G2).
  */
-import { assert, crc32c, limits } from '../base/index.ts';
+import { DvceError, limits } from '../base/index.ts';
+import type { Page } from './map-cache.ts';
 import {
   fanout,
   hasPage,
   holds,
   holeLookup,
-  keyOf,
   type Lookup,
   levelStep,
-  type Page,
-  pageBytes,
   readEntry,
   type TopPointer,
   topLevel,
 } from './map-page.ts';
-import {
-  blockBytes,
-  checkRawPointer,
-  pointerOffset,
-  rawBlockLength,
-  specialHole,
-  specialZero,
-} from './pointer.ts';
+import { MapPages } from './map-pages.ts';
+import { layOut, type StoredPages } from './map-store.ts';
+import { blockBytes, rawBlockLength, specialHole, specialZero } from './pointer.ts';
 import type { SegmentReader } from './segments.ts';
 
 export interface MapHooks {
@@ -45,26 +39,13 @@ export interface MapHooks {
   readonly onRetain: (segment: number) => void;
 }
 
-export interface StoredPages {
-  /** For each segment from the first on: page images and their keys (level << 28 | index). */
-  readonly segments: readonly {
-    readonly images: readonly Buffer[];
-    readonly keys: readonly number[];
-  }[];
-  readonly top: TopPointer | null;
-  /** Make the pages clean; only after their segment is durable. */
-  commit(): void;
-}
+/** A page is looked up and loaded again at most this often when others push it out in between. */
+const triesMax = 64;
 
 export class BlockMap {
   mappedBlocks: number;
-  readonly #reader: SegmentReader;
   readonly #hooks: MapHooks;
-  readonly #pages = new Map<number, Page>();
-  readonly #loading = new Map<number, Promise<Page | null>>();
-  #top: TopPointer | null;
-  #dirtyPages = 0;
-  readonly #pagesMax: number;
+  readonly #pages: MapPages;
 
   constructor(
     reader: SegmentReader,
@@ -73,161 +54,135 @@ export class BlockMap {
     hooks: MapHooks,
     cacheBytes: number = limits.mapCacheBytes,
   ) {
-    this.#reader = reader;
-    this.#top = top;
+    this.#pages = new MapPages(reader, top, cacheBytes);
     this.mappedBlocks = mappedBlocks;
     this.#hooks = hooks;
-    this.#pagesMax = Math.max(64, Math.floor(cacheBytes / pageBytes));
   }
 
   get cachedPages(): number {
-    return this.#pages.size;
+    return this.#pages.cache.size;
   }
   get dirtyPages(): number {
-    return this.#dirtyPages;
+    return this.#pages.cache.dirtyPages;
   }
-  /** True when so much is dirty that a root has to be written before more is applied. */
-  get wantsRoot(): boolean {
-    return this.#dirtyPages * 100 > this.#pagesMax * limits.mapDirtyPercent;
+
+  /** Pages that one batch may touch, so that it and its root stay within the budget. */
+  get batchPagesMax(): number {
+    return Math.floor((this.#pages.cache.pagesMax * limits.mapBatchPercent) / 100);
+  }
+
+  /** May these blocks (in ascending order) be set without writing a root first? */
+  hasRoomFor(blocks: Iterable<number>): boolean {
+    const { cache } = this.#pages;
+    if (cache.dirtyPages === 0) return true;
+    let room = this.batchPagesMax - cache.dirtyPages;
+    const last = [-1, -1, -1, -1];
+    for (const block of blocks) {
+      let index = Math.floor(block / fanout);
+      for (let level = 0; level <= topLevel && index !== last[level]; level += 1) {
+        last[level] = index;
+        if (cache.get(level, index)?.dirty !== true) room -= 1;
+        index = Math.floor(index / fanout);
+      }
+      if (room < 0) return false;
+    }
+    return true;
   }
 
   /** Look a block up without I/O; undefined when a page has to be loaded first (`load`). */
   find(block: number): Lookup | undefined {
-    const leaf = this.#pages.get(keyOf(0, Math.floor(block / fanout)));
+    const { cache } = this.#pages;
+    const leaf = cache.get(0, Math.floor(block / fanout));
     if (leaf !== undefined) {
-      this.#touch(leaf);
+      cache.touch(leaf);
       return readEntry(leaf.words, block % fanout);
     }
     return this.#findAbove(block);
   }
 
   #findAbove(block: number): Lookup | undefined {
+    const { cache } = this.#pages;
     for (let level = 1; level <= topLevel; level += 1) {
-      const page = this.#pages.get(keyOf(level, Math.floor(block / fanout ** (level + 1))));
+      const page = cache.get(level, Math.floor(block / fanout ** (level + 1)));
       if (page === undefined) continue;
       const entry = readEntry(page.words, Math.floor(block / fanout ** level) % fanout);
-      return entry.kind === 'block' ? undefined : entry;
+      if (entry.kind !== 'block') return entry;
+      cache.touch(page);
+      return undefined;
     }
-    return this.#top === null ? holeLookup : undefined;
+    return this.#pages.top === null ? holeLookup : undefined;
   }
 
   /** A page above the leaf says that the block and those behind it are all the same; undefined when no loaded page does. */
   uniformSpan(
     block: number,
   ): { readonly kind: 'hole' | 'zero'; readonly blocks: number } | undefined {
-    if (this.#top === null && !this.#pages.has(keyOf(topLevel, 0)))
+    const { cache, top } = this.#pages;
+    if (top === null && !cache.has(topLevel, 0))
       return { kind: 'hole', blocks: fanout ** (topLevel + 1) - block };
     for (let level = topLevel; level >= 1; level -= 1) {
-      const page = this.#pages.get(keyOf(level, Math.floor(block / fanout ** (level + 1))));
+      const page = cache.get(level, Math.floor(block / fanout ** (level + 1)));
       if (page === undefined) continue;
       const child = Math.floor(block / fanout ** level);
       const entry = readEntry(page.words, child % fanout);
-      if (entry.kind === 'block' || this.#pages.has(keyOf(level - 1, child))) continue;
+      if (entry.kind === 'block' || cache.has(level - 1, child)) continue;
       return { kind: entry.kind, blocks: (child + 1) * fanout ** level - block };
     }
     return undefined;
   }
 
   /** Load the leaf that covers `block` (and what leads to it). */
-  async load(block: number): Promise<void> {
-    await this.#page(0, Math.floor(block / fanout));
+  load(block: number): Promise<void> {
+    return this.#pages.load(0, Math.floor(block / fanout));
   }
 
-  /** A page, loaded when needed; null when its subtree is uniform and no page exists. */
-  #page(level: number, index: number): Promise<Page | null> {
-    const key = keyOf(level, index);
-    const cached = this.#pages.get(key);
-    if (cached !== undefined) return Promise.resolve(cached);
-    const running = this.#loading.get(key);
-    if (running !== undefined) return running;
-    const promise = this.#loadPage(level, index).finally(() => this.#loading.delete(key));
-    this.#loading.set(key, promise);
-    return promise;
-  }
-
-  async #loadPage(level: number, index: number): Promise<Page | null> {
-    const pointer = await this.#pointerTo(level, index);
-    if (pointer === null || pointer[0] === 0) return null;
-    const bytes = Buffer.from(new ArrayBuffer(pageBytes));
-    await new Promise<void>((resolve, reject) => {
-      this.#reader.readBlocks(
-        pointer[0],
-        pointerOffset(pointer[1]),
-        [pointer[3]],
-        bytes,
-        (error) => (error ? reject(error) : resolve()),
-      );
-    });
-    const words = new Uint32Array(bytes.buffer, bytes.byteOffset, pageBytes / 4);
-    for (let at = 0; at < words.length; at += 4)
-      if (words[at] !== 0) checkRawPointer(words[at] ?? 0, words[at + 1] ?? 0, words[at + 2] ?? 0);
-    const page: Page = { level, index, words, dirty: false, storedIn: pointer[0] };
-    // The publisher may have made or changed the page meanwhile: its copy is the newer one.
-    const present = this.#pages.get(keyOf(level, index));
-    if (present !== undefined) return present;
-    this.#insert(page);
-    return page;
-  }
-
-  async #pointerTo(level: number, index: number): Promise<TopPointer | null> {
-    if (level === topLevel) return this.#top;
-    const parent = await this.#page(level + 1, Math.floor(index / fanout));
-    if (parent === null) return null;
-    const at = (index % fanout) * 4;
-    const { words } = parent;
-    return [words[at] ?? 0, words[at + 1] ?? 0, words[at + 2] ?? 0, words[at + 3] ?? 0];
-  }
-
-  #insert(page: Page): void {
-    this.#pages.set(keyOf(page.level, page.index), page);
-    if (this.#pages.size > this.#pagesMax) this.#evict();
-  }
-
-  /** Recently used pages move to the end of the insertion order; only every so often, a Map update is not free. */
-  #touch(page: Page): void {
-    if (page.dirty || this.#pages.size < this.#pagesMax * 0.9) return;
-    const key = keyOf(page.level, page.index);
-    this.#pages.delete(key);
-    this.#pages.set(key, page);
-  }
-
-  #evict(): void {
-    let looked = 0;
-    for (const [key, page] of this.#pages) {
-      looked += 1;
-      if (looked > 64 || this.#pages.size <= this.#pagesMax) return;
-      // A page on its way in may need its parents; inner pages go last of all, because each leads to 256 others.
-      if (page.dirty || page.level > 0) {
-        this.#pages.delete(key);
-        this.#pages.set(key, page);
-      } else this.#pages.delete(key);
+  /** Load the leaves of these blocks, several at a time: what is about to be set. No more than certainly fit. */
+  async prepare(blocks: readonly number[]): Promise<void> {
+    const missing: number[] = [];
+    for (const block of blocks) {
+      if (missing.length * 8 > this.#pages.cache.pagesMax) break;
+      const index = Math.floor(block / fanout);
+      if (missing.at(-1) !== index && this.#pages.peek(0, index) === undefined) missing.push(index);
     }
+    if (missing.length > 0) await this.#pages.loadLeaves(missing);
   }
 
-  /** The page to be changed, with all that leads to it: in memory and dirty. */
-  async #pageForChange(level: number, index: number): Promise<Page> {
-    const ready = this.#pages.get(keyOf(level, index));
+  /** A page that is there when this resolves and stays so until its dirty bit goes; null when no page exists. */
+  async #dirtyPage(level: number, index: number): Promise<Page | null> {
+    const { cache } = this.#pages;
+    const ready = cache.get(level, index);
     if (ready?.dirty) return ready; // so are its ancestors
-    if (level < topLevel) await this.#pageForChange(level + 1, Math.floor(index / fanout));
-    let page = await this.#page(level, index);
-    if (page === null) {
-      page = { level, index, words: new Uint32Array(pageBytes / 4), dirty: false, storedIn: 0 };
-      const uniform = await this.#pointerTo(level, index);
-      if (uniform !== null && uniform[1] === specialZero)
-        for (let i = 0; i < fanout; i += 1) page.words[i * 4 + 1] = specialZero;
-      this.#markDirty(page);
-      this.#insert(page);
+    if (level < topLevel) {
+      const parent = await this.#dirtyPage(level + 1, Math.floor(index / fanout));
+      if (parent === null) return null;
     }
-    this.#markDirty(page);
-    return page;
+    for (let tries = 0; tries < triesMax; tries += 1) {
+      const page = this.#pages.peek(level, index);
+      if (page === null) return null;
+      if (page !== undefined) {
+        cache.makeDirty(page);
+        return page;
+      }
+      await this.#pages.load(level, index);
+    }
+    throw pushedOut();
   }
 
-  #markDirty(page: Page): void {
-    if (page.dirty) return;
-    page.dirty = true;
-    this.#dirtyPages += 1;
-    // A page evicted between load and change is put back: the caller holds the only valid copy.
-    this.#pages.set(keyOf(page.level, page.index), page);
+  /** The page to be changed, with all that leads to it: in memory and dirty. Made when no page existed. */
+  async #pageForChange(level: number, index: number): Promise<Page> {
+    const { cache } = this.#pages;
+    const ready = cache.get(level, index);
+    if (ready?.dirty) return ready;
+    if (level < topLevel) await this.#pageForChange(level + 1, Math.floor(index / fanout));
+    const present = await this.#dirtyPage(level, index);
+    if (present !== null) return present;
+    const uniform = this.#pages.pointerTo(level, index);
+    const made = cache.add(level, index, cache.takeFrame(), 0);
+    made.words.fill(0);
+    if (uniform?.[1] === specialZero)
+      for (let i = 0; i < fanout; i += 1) made.words[i * 4 + 1] = specialZero;
+    cache.makeDirty(made);
+    return made;
   }
 
   /**
@@ -244,7 +199,7 @@ export class BlockMap {
     let i = 0;
     while (i < checksums.length) {
       const leafIndex = Math.floor((block + i) / fanout);
-      const ready = this.#pages.get(keyOf(0, leafIndex));
+      const ready = this.#pages.cache.get(0, leafIndex);
       const leaf = ready?.dirty ? ready : await this.#pageForChange(0, leafIndex);
       const end = Math.min(checksums.length, (leafIndex + 1) * fanout - block);
       for (; i < end; i += 1) {
@@ -285,8 +240,7 @@ export class BlockMap {
     kind: 'hole' | 'zero',
     because: number,
   ): Promise<void> {
-    const present = await this.#page(level, index);
-    if (present === null && kind === 'hole' && (await this.#isHole(level, index))) return;
+    if (kind === 'hole' && (await this.#isHole(level, index))) return;
     const page = await this.#pageForChange(level, index);
     const span = fanout ** level;
     const base = index * fanout * span;
@@ -301,10 +255,24 @@ export class BlockMap {
     }
   }
 
+  /** Is there no page, and reads all below as a hole? */
   async #isHole(level: number, index: number): Promise<boolean> {
-    const pointer = await this.#pointerTo(level, index);
-    if (pointer !== null) return pointer[0] === 0 && pointer[1] === specialHole;
-    return level === topLevel || this.#isHole(level + 1, Math.floor(index / fanout));
+    for (let tries = 0; tries < triesMax; tries += 1) {
+      const page = this.#pages.peek(level, index);
+      if (page !== undefined)
+        return page === null && this.#uniformKind(level, index) === specialHole;
+      await this.#pages.load(level, index);
+    }
+    throw pushedOut();
+  }
+
+  /** What an absent page stands for: the nearest page above says so. */
+  #uniformKind(level: number, index: number): number {
+    const pointer = this.#pages.pointerTo(level, index);
+    if (pointer !== null && pointer !== undefined) return pointer[1];
+    return level === topLevel
+      ? specialHole
+      : this.#uniformKind(level + 1, Math.floor(index / fanout));
   }
 
   #clearEntry(words: Uint32Array, child: number, kind: 'hole' | 'zero', because: number): void {
@@ -314,7 +282,10 @@ export class BlockMap {
     if (kind === 'zero') words[at + 1] = specialZero;
   }
 
-  /** A whole subtree goes: every block below is released, its pages too (slice by slice: each page is a turn). */
+  /**
+   * A whole subtree goes: every block below is released, its pages too (slice by slice: each page is a turn). A page is made
+   * dirty before it is taken apart, so that no reader finds a part of it gone and another back from the store.
+   */
   async #clearChild(
     page: Page,
     child: number,
@@ -323,71 +294,29 @@ export class BlockMap {
   ): Promise<void> {
     const level = page.level - 1;
     const index = page.index * fanout + child;
-    const present = await this.#page(level, index);
+    const { cache } = this.#pages;
+    const present = await this.#dirtyPage(level, index);
     if (present !== null) {
       for (let i = 0; i < fanout; i += 1)
         if (level === 0) this.#replace(present.words, i * 4, 0, because);
-        else if (hasPage(present.words, i) || this.#pages.has(keyOf(level - 1, index * fanout + i)))
+        else if (hasPage(present.words, i) || cache.has(level - 1, index * fanout + i))
           await this.#clearChild(present, i, 'hole', because);
       if (present.storedIn !== 0) this.#hooks.onRelease(present.storedIn, because);
-      if (present.dirty) this.#dirtyPages -= 1;
-      this.#pages.delete(keyOf(level, index));
+      cache.drop(present);
     }
     const at = child * 4;
     page.words.fill(0, at, at + 4);
     if (kind === 'zero') page.words[at + 1] = specialZero;
   }
 
-  /**
-   * Lay out every dirty page for segments `first..`, from leaves to the top.
-   * Parents take the new pointers now; nothing counts as stored before `commit`, and a second call lays all out again.
-   */
-  store(first: number, firstOffset: number): StoredPages {
-    const dirty = [...this.#pages.values()]
-      .filter((page) => page.dirty)
-      .sort((a, b) => a.level - b.level || a.index - b.index);
-    let top = this.#top;
-    let current = { images: [] as Buffer[], keys: [] as number[] };
-    const segments = [current];
-    const homes: number[] = [];
-    for (const page of dirty) {
-      if (current.images.length >= limits.pagesPerSegment) {
-        current = { images: [], keys: [] };
-        segments.push(current);
-      }
-      const segment = first + segments.length - 1;
-      const offset = firstOffset + current.images.length * pageBytes;
-      // A copy: the page may be changed again while its segment is being written.
-      const image = Buffer.from(Buffer.from(page.words.buffer, page.words.byteOffset, pageBytes));
-      const pointer: TopPointer = [segment, offset, rawBlockLength, crc32c(image)];
-      homes.push(segment);
-      if (page.level === topLevel) top = pointer;
-      else {
-        const parent = this.#pages.get(keyOf(page.level + 1, Math.floor(page.index / fanout)));
-        assert(parent?.dirty, 'the parent of a dirty map page is dirty');
-        parent.words.set(pointer, (page.index % fanout) * 4);
-      }
-      current.images.push(image);
-      current.keys.push(keyOf(page.level, page.index));
-    }
-    const last = first + segments.length - 1;
-    const commit = (): void => {
-      this.#top = top;
-      dirty.forEach((page, i) => {
-        const segment = homes[i] ?? last;
-        if (page.storedIn !== 0) this.#hooks.onRelease(page.storedIn, last);
-        this.#hooks.onRetain(segment);
-        page.storedIn = segment;
-        page.dirty = false;
-      });
-      this.#dirtyPages = 0;
-    };
-    return { segments, top, commit };
+  /** Lay out every dirty page for segments `first..` (map-store.ts). The map must not change until `commit`. */
+  store(first: number, firstOffset: number, breathe: () => Promise<void>): Promise<StoredPages> {
+    return layOut(this.#pages, first, firstOffset, this.#hooks, breathe);
   }
 
   /** For each dirty page the segment of its stored copy (0: none), which the next root releases. */
   *storedHomes(): Generator<{ from: number }> {
-    for (const page of this.#pages.values()) if (page.dirty) yield { from: page.storedIn };
+    for (const page of this.#pages.cache.dirty()) yield { from: page.storedIn };
   }
 
   /** Make the pages that lie in `segment` dirty, so that the next root moves them out of it (cleaning). */
@@ -395,32 +324,58 @@ export class BlockMap {
     for (const key of keys) {
       const level = Math.floor(key / levelStep);
       const index = key % levelStep;
-      const page = await this.#page(level, index);
-      if (page !== null && page.storedIn === segment) await this.#pageForChange(level, index);
+      const page = await this.#look(level, index);
+      if (page?.storedIn === segment) await this.#dirtyPage(level, index);
     }
   }
 
-  /** The pointers of a page, or null when its subtree is uniform. For comparing two maps. */
+  /** The pointers of a page as they are now, or null when its subtree is uniform. For comparing two maps. */
   async words(level: number, index: number): Promise<Uint32Array | null> {
-    return (await this.#page(level, index))?.words ?? null;
+    return (await this.#look(level, index))?.words.slice() ?? null;
+  }
+
+  /** A page, loaded when needed. To be used at once: it may be evicted in the next turn. */
+  async #look(level: number, index: number): Promise<Page | null> {
+    for (let tries = 0; tries < triesMax; tries += 1) {
+      const page = this.#pages.peek(level, index);
+      if (page !== undefined) return page;
+      await this.#pages.load(level, index);
+    }
+    throw pushedOut();
   }
 
   /** Visit every stored page's pointer and every block pointer, in order of blocks. For check, diff, cleaning. */
   async walk(visit: MapVisitor): Promise<void> {
-    await this.#walkIn(topLevel, 0, visit);
+    await this.#walkIn(topLevel, 0, this.#pages.top, visit);
   }
 
-  async #walkIn(level: number, index: number, visit: MapVisitor): Promise<void> {
-    const pointer = await this.#pointerTo(level, index);
-    if (pointer === null || (pointer[0] === 0 && !this.#pages.has(keyOf(level, index)))) return;
-    if ((await visit.page?.(level, index, pointer)) === 'skip') return;
-    const page = await this.#page(level, index);
-    if (page === null) return;
-    if (level === 0) return visit.leaf?.(index * fanout, page.words);
-    for (let child = 0; child < fanout; child += 1)
-      await this.#walkIn(level - 1, index * fanout + child, visit);
+  async #walkIn(
+    level: number,
+    index: number,
+    pointer: TopPointer | null,
+    visit: MapVisitor,
+  ): Promise<void> {
+    const isStored = pointer !== null && pointer[0] !== 0;
+    if (!isStored && !this.#pages.cache.has(level, index)) return;
+    if (pointer !== null && (await visit.page?.(level, index, pointer)) === 'skip') return;
+    const words = await this.words(level, index);
+    if (words === null) return;
+    if (level === 0) return visit.leaf?.(index * fanout, words);
+    for (let child = 0; child < fanout; child += 1) {
+      const at = child * 4;
+      const to = [
+        words[at] ?? 0,
+        words[at + 1] ?? 0,
+        words[at + 2] ?? 0,
+        words[at + 3] ?? 0,
+      ] as const;
+      await this.#walkIn(level - 1, index * fanout + child, to, visit);
+    }
   }
 }
+
+const pushedOut = (): DvceError =>
+  new DvceError('INTERNAL', { reason: 'map pages were evicted as fast as they were loaded' });
 
 export interface MapVisitor {
   /** A stored page; answer 'skip' to leave its subtree out. */

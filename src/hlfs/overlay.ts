@@ -14,6 +14,7 @@
  */
 import { crc32c, DvceError, limits } from '../base/index.ts';
 import type { Appended } from './journal.ts';
+import { fanout } from './map-page.ts';
 import { blockBytes } from './pointer.ts';
 
 export interface PartialBlock {
@@ -57,6 +58,10 @@ export class Overlay {
   #addresses = new Float64Array(1024);
   #checksums = new Uint32Array(1024);
   #used = 0;
+  /** Leaves of the map that the blocks lie in, and the pages above the leaves. */
+  readonly #leaves = new Set<number>();
+  readonly #regions = new Set<number>();
+  #lastLeaf = -1;
   readonly #partials = new Map<number, PartialBlock>();
   readonly #read: (address: number, target: Buffer) => void;
 
@@ -72,6 +77,11 @@ export class Overlay {
   /** Blocks named. */
   get entries(): number {
     return this.#index.size;
+  }
+  /** At most so many map pages change when this is applied; tombstones, of which there are few, are not counted. */
+  get mapPages(): number {
+    const regions = this.#regions.size;
+    return this.#leaves.size + regions + Math.min(regions, fanout) + 1;
   }
   /** Does anything in here concern one of these blocks? */
   touches(block: number, count: number): boolean {
@@ -164,12 +174,20 @@ export class Overlay {
       if (i === this.#addresses.length) this.#grow();
       this.#index.set(block, i);
       this.#addresses[i] = holeMark;
+      this.#countLeaf(Math.floor(block / fanout));
     }
     const before = isData(this.#addresses[i] ?? 0) ? 1 : 0;
     if (this.#addresses[i] === partialMark && address !== partialMark) this.#partials.delete(block);
     this.#addresses[i] = address;
     this.#checksums[i] = checksum;
     this.dataBlocks += (isData(address) ? 1 : 0) - before;
+  }
+
+  #countLeaf(leaf: number): void {
+    if (leaf === this.#lastLeaf) return;
+    this.#lastLeaf = leaf;
+    this.#leaves.add(leaf);
+    this.#regions.add(Math.floor(leaf / fanout));
   }
 
   #grow(): void {

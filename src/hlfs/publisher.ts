@@ -72,6 +72,7 @@ export class Publisher {
 
   constructor(options: PublisherOptions) {
     this.#options = options;
+    options.writer.rootFacts = options.rootFacts;
   }
 
   /** Why publishing does not get on right now, or null. */
@@ -158,6 +159,7 @@ export class Publisher {
   async #publish(batch: FrozenBatch): Promise<void> {
     const { writer } = this.#options;
     const { overlay } = batch;
+    const rootBefore = writer.state.newestRoot;
     await writer.finish();
     if (!overlay.isEmpty && overlay.lastSeq > writer.state.coveredSeq) {
       const built = await this.#build(overlay);
@@ -175,7 +177,10 @@ export class Publisher {
       this.#leave(batch);
       batch.onRoot?.(root);
       await this.#deleteDead();
-    } else this.#leave(batch);
+      return;
+    }
+    this.#leave(batch);
+    if (writer.state.newestRoot !== rootBefore) await this.#deleteDead();
   }
 
   async #build(overlay: Overlay): Promise<Batch> {

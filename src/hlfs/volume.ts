@@ -131,6 +131,7 @@ export class Volume implements OpenVolume {
       firstSeq: writer.state.coveredSeq + 1,
       timers: context.timers,
       journal: this.#journal,
+      mapPagesMax: writer.map.batchPagesMax,
       publisher: this.#publisher,
       read: (address, target) => {
         if (address >= carriedBase) parts.readTail(address - carriedBase, target);

@@ -19,6 +19,8 @@ export interface WriteLayersOptions {
   readonly firstSeq: number;
   readonly timers: Timers;
   readonly journal: Pick<Journal, 'quotaBytes' | 'usedBytes'>;
+  /** Map pages that a batch may touch. */
+  readonly mapPagesMax: number;
   readonly read: (address: number, target: Buffer) => void;
   readonly publisher: { readonly frozen: readonly FrozenBatch[]; push(batch: FrozenBatch): void };
 }
@@ -69,7 +71,7 @@ export class WriteLayers {
   }
 
   #isFull(): boolean {
-    const { dataBlocks, partialBlocks, tombstones, entries } = this.#active;
+    const { dataBlocks, partialBlocks, tombstones, entries, mapPages } = this.#active;
     const bytesMax = Math.min(
       limits.segmentDataBytes,
       Math.floor(this.#options.journal.quotaBytes / 4),
@@ -78,7 +80,8 @@ export class WriteLayers {
       dataBlocks * blockBytes >= bytesMax ||
       partialBlocks >= limits.overlayPartialBlocks ||
       tombstones.length >= limits.overlayTombstones ||
-      entries >= limits.overlayEntries
+      entries >= limits.overlayEntries ||
+      mapPages >= this.#options.mapPagesMax
     );
   }
 

@@ -64,22 +64,30 @@ for (const seed of [1, 2])
 
     const writeRoot = async (): Promise<void> => {
       const first = segment + 1;
-      const { segments, commit } = map.store(first, 4096);
+      const { segments, commit } = await map.store(first, 4096, turn);
       segments.forEach(({ images }, i) => {
         images.forEach((image, at) => {
-          pages.stored.set(`${first + i}/${4096 + at * 4096}`, image);
+          pages.stored.set(`${first + i}/${4096 + at * 4096}`, Buffer.from(image));
         });
       });
       segment += segments.length;
       await turn();
       commit();
     };
+    const clear = async (block: number, count: number): Promise<void> => {
+      await map.clear(block, count, 'hole', segment);
+      for (let each = block; each < block + count; each += 1)
+        if (model.has(each)) model.set(each, 0);
+    };
     const publish = async (): Promise<void> => {
       for (let round = 0; round < 1500; round += 1) {
         const block = anyBlock();
         segment += 1;
-        await map.setBlocks(block, segment, 4096, [segment]);
-        model.set(block, segment);
+        if (random.below(12) === 0) await clear(block, 1 + random.below(1500));
+        else {
+          await map.setBlocks(block, segment, 4096, [segment]);
+          model.set(block, segment);
+        }
         if (map.dirtyPages > 20) await writeRoot();
       }
       await writeRoot();
@@ -98,4 +106,9 @@ for (const seed of [1, 2])
     pages.isOpen = false;
     await pumping;
     t.equal(lost, 0, 'no change was lost');
+    t.equal(
+      map.mappedBlocks,
+      [...model.values()].filter((each) => each !== 0).length,
+      'what is mapped is counted',
+    );
   });
