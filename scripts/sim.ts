@@ -1,30 +1,45 @@
 /**
- * The simulation of a volume on a host that crashes.
+ * The simulation of volumes on a host that crashes.
  *
- *   npm run sim -- [--seeds N] [--start S] [--operations N] [--seed X] [--seconds N] [--report FILE] [--mutants]
+ *   npm run sim -- [--seeds N] [--start S] [--operations N] [--seconds N] [--report FILE] [--metamorphic | --mutants]
+ *   npm run sim -- --seed X [--operations N] [--keep 3,17,18]
  *
- * With --seconds it begins new seeds until that time is over. The report has the counts as JSON, and for each scenario of
- * docs/internals/protocol.md how often it fired; scripts/check-protocol.ts reads it.
- * With --mutants it breaks a copy of the code in every way that test/sim/mutants.ts names and expects each to be caught.
- * Prints how often everything happened, and for the first failing seed the shortest list of operations that still fails.
+ * Prints seeds and events per second and how often each fault and scenario fired; for the first failing seed the shortest list of
+ * operations that still fails, and the command that repeats it (`--keep` names the operations that are left).
+ *
+ *   --start S        first seed; `commit` takes it from the newest commit, so that every commit runs other seeds
+ *   --seconds N      begins new seeds until that time is over
+ *   --share N        with --seconds: percent of the time for comparing histories under all option sets
+ *   --metamorphic    only compares histories
+ *   --report FILE    the counts as JSON, and for each scenario of docs/internals/protocol.md how often it fired;
+ *                    scripts/check-protocol.ts reads it
+ *   --mutants        breaks a copy of the code in every way that test/sim/mutants.ts names and expects each to be caught
  */
+import { spawnSync } from 'node:child_process';
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
-import { engine } from '../test/sim/engine-target.ts';
-import { explain, operationsOf, simulate } from '../test/sim/harness.ts';
+import { engine } from '../test/sim/engine-program.ts';
+import { operationsOf, simulate } from '../test/sim/harness.ts';
 import { lateRename } from '../test/sim/late-rename.ts';
+import { compareHistories } from '../test/sim/metamorphic.ts';
 import { control, mutants, runMutant } from '../test/sim/mutants.ts';
+import { optionSets, optionsOf } from '../test/sim/options.ts';
+import { choose, explain } from '../test/sim/shrink.ts';
 
 const { values } = parseArgs({
   options: {
     seeds: { type: 'string', default: '20' },
     start: { type: 'string', default: '1' },
     seed: { type: 'string' },
-    operations: { type: 'string', default: '80' },
+    operations: { type: 'string', default: '200' },
+    keep: { type: 'string' },
     'no-shrink': { type: 'boolean', default: false },
     'until-failure': { type: 'boolean', default: false },
     mutants: { type: 'boolean', default: false },
+    mutant: { type: 'string' },
+    metamorphic: { type: 'boolean', default: false },
+    share: { type: 'string', default: '0' },
     seconds: { type: 'string' },
     report: { type: 'string' },
   },
@@ -34,71 +49,144 @@ const say = (text: string): void => {
   process.stdout.write(`${text}\n`);
 };
 
-const first = Number(values.seed ?? values.start);
-const wanted = values.seconds === undefined ? Number(values.seeds) : Number.MAX_SAFE_INTEGER;
-const count = values.seed === undefined ? wanted : 1;
-const endsMs = performance.now() + Number(values.seconds ?? Number.MAX_SAFE_INTEGER) * 1000;
-let run = 0;
-const totals = new Map<string, number>();
-const maker = engine();
-let failures = 0;
+const root = join(import.meta.dirname, '..');
+const operationsPerSeed = Number(values.operations);
+const startedMs = performance.now();
+const endsMs = startedMs + Number(values.seconds ?? Number.MAX_SAFE_INTEGER) * 1000;
 const failuresMax = values['until-failure'] ? 1 : 5;
-if (values.mutants) process.exit(await breakEverything());
-for (let seed = first; seed < first + count && failures < failuresMax; seed += 1) {
-  if (performance.now() > endsMs) break;
-  run += 1;
-  if (seed === first || seed % 25 === 0) await sleepers(seed);
-  const operations = operationsOf(maker, seed, Number(values.operations));
-  const started = performance.now();
-  const result = await simulate(maker, seed, operations);
-  for (const [what, times] of result.counts) totals.set(what, (totals.get(what) ?? 0) + times);
-  if (result.problem === undefined) continue;
-  failures += 1;
-  say(`FAILED seed ${seed} (${Math.round(performance.now() - started)} ms): ${result.problem}`);
-  if (!values['no-shrink'] && !values['until-failure'] && failures === 1)
-    say(await explain(maker, seed, operations));
-}
-for (const [what, times] of [...totals].sort(([a], [b]) => (a < b ? -1 : 1)))
-  say(`${String(times).padStart(8)}  ${what}`);
-if (values.report !== undefined) {
-  const scenarios: Record<string, number> = {};
-  for (const [what, times] of totals) {
-    const number = /^scenario (\d+)\b/.exec(what)?.[1];
-    if (number !== undefined) scenarios[number] = (scenarios[number] ?? 0) + times;
-  }
-  const report = { seeds: run, failures, scenarios, counts: Object.fromEntries(totals) };
-  writeFileSync(values.report, `${JSON.stringify(report, null, 2)}\n`);
-}
-say(failures === 0 ? `${run} seeds passed` : `${failures} seeds failed`);
+const totals = new Map<string, number>();
+let runs = 0;
+let events = 0;
+let failures = 0;
+
+const add = (what: string, times = 1): void => {
+  totals.set(what, (totals.get(what) ?? 0) + times);
+};
+
+if (values.mutants || values.mutant !== undefined) process.exit(await breakEverything());
+if (values.seed !== undefined) await runSeed(Number(values.seed));
+else await runSeeds();
+summarize();
 process.exitCode = failures === 0 ? 0 : 1;
+
+/** The seed that a commit begins with; the same for everybody who runs that commit. */
+function firstSeed(): number {
+  if (values.start !== 'commit') return Number(values.start);
+  const found = spawnSync('git', ['rev-parse', 'HEAD'], { cwd: root, encoding: 'utf8' });
+  const commit = found.status === 0 ? found.stdout.trim() : '';
+  const seed = commit === '' ? 1 : 1 + Number.parseInt(commit.slice(0, 7), 16);
+  say(
+    commit === '' ? 'no commit to be found: seeds from 1' : `commit ${commit}: seeds from ${seed}`,
+  );
+  return seed;
+}
+
+async function runSeeds(): Promise<void> {
+  const first = firstSeed();
+  const count = values.seconds === undefined ? Number(values.seeds) : Number.MAX_SAFE_INTEGER;
+  const compareMs = ((endsMs - startedMs) * Number(values.share)) / 100;
+  if (!values.metamorphic) await runWhile(first, count, endsMs - compareMs, runSeed);
+  if (values.metamorphic || Number(values.share) > 0)
+    await runWhile(first, count, endsMs, compareSeed);
+}
+
+async function runWhile(
+  first: number,
+  count: number,
+  untilMs: number,
+  task: (seed: number) => Promise<void>,
+): Promise<void> {
+  for (let seed = first; seed < first + count && failures < failuresMax; seed += 1) {
+    if (performance.now() > untilMs) return;
+    await task(seed);
+  }
+}
+
+async function runSeed(seed: number): Promise<void> {
+  if (runs % 50 === 0) await sleepers(seed);
+  const maker = engine({ options: optionsOf(seed) });
+  const all = operationsOf(maker, seed, operationsPerSeed);
+  const operations =
+    values.keep === undefined ? all : choose(all, values.keep.split(',').map(Number));
+  const begunMs = performance.now();
+  const result = await simulate(maker, seed, operations);
+  runs += 1;
+  events += result.events;
+  for (const [what, times] of result.counts) add(what, times);
+  add(`options: ${maker.options.name}`);
+  if (result.problem === undefined) return;
+  failures += 1;
+  const tookMs = Math.round(performance.now() - begunMs);
+  say(`FAILED seed ${seed} "${maker.options.name}" (${tookMs} ms): ${result.problem}`);
+  const isExplained = values['no-shrink'] || values['until-failure'] || values.keep !== undefined;
+  if (!isExplained && failures === 1) say(await explain(maker, seed, all));
+}
+
+/** The same operations under every option set. */
+async function compareSeed(seed: number): Promise<void> {
+  const result = await compareHistories(
+    (options) => engine({ options }),
+    optionSets,
+    seed,
+    operationsPerSeed,
+  );
+  runs += result.histories;
+  events += result.events;
+  add('histories compared', result.histories);
+  add('looks compared', result.looks);
+  if (result.problem === undefined) return;
+  failures += 1;
+  say(`FAILED histories of seed ${seed}: ${result.problem}`);
+  say(`again: npm run sim -- --metamorphic --start ${seed} --seeds 1`);
+}
 
 /** Scenario 2 needs two writers, which the random operations do not have. */
 async function sleepers(seed: number): Promise<void> {
   for (const sleeper of ['segment', 'head'] as const) {
     const problem = await lateRename(seed, sleeper);
-    if (problem !== undefined) {
-      failures += 1;
-      say(`FAILED seed ${seed}, a late ${sleeper}: ${problem}`);
-    }
-    const what = `scenario 2: a ${sleeper} arrives after its place was passed`;
-    totals.set(what, (totals.get(what) ?? 0) + 1);
+    add(`scenario 2: a ${sleeper} arrives after its place was passed`);
+    if (problem === undefined) continue;
+    failures += 1;
+    say(`FAILED seed ${seed}, a late ${sleeper}: ${problem}`);
   }
+}
+
+function summarize(): void {
+  for (const [what, times] of [...totals].sort(([a], [b]) => (a < b ? -1 : 1)))
+    say(`${String(times).padStart(9)}  ${what}`);
+  const seconds = (performance.now() - startedMs) / 1000;
+  const rate = (runs / seconds).toFixed(1);
+  const eventRate = Math.round(events / seconds);
+  say(`${runs} runs in ${seconds.toFixed(0)} s: ${rate} seeds/s, ${events} events, ${eventRate}/s`);
+  if (values.report !== undefined) writeReport(values.report);
+  say(failures === 0 ? `${runs} seeds passed` : `${failures} seeds failed`);
+}
+
+function writeReport(path: string): void {
+  const scenarios: Record<string, number> = {};
+  for (const [what, times] of totals) {
+    const number = /^scenario (\d+)\b/.exec(what)?.[1];
+    if (number !== undefined) scenarios[number] = (scenarios[number] ?? 0) + times;
+  }
+  const report = { seeds: runs, events, failures, scenarios, counts: Object.fromEntries(totals) };
+  writeFileSync(path, `${JSON.stringify(report, null, 2)}\n`);
 }
 
 /** @returns the exit status */
 async function breakEverything(): Promise<number> {
-  const root = join(import.meta.dirname, '..');
-  const unbroken = await runMutant(root, control, Number(values.seeds));
+  const chosen = mutants.filter(({ name }) => name.includes(values.mutant ?? ''));
+  const seeds = Number(values.seeds);
+  const unbroken = await runMutant(root, control, seeds);
   if (unbroken.isCaught) {
     say(`the unbroken code fails on these seeds, so no mutant can be judged: ${unbroken.says}`);
     return 1;
   }
   let missed = 0;
-  for (const mutant of mutants) {
-    const { isCaught, says } = await runMutant(root, mutant, Number(values.seeds));
+  for (const mutant of chosen) {
+    const { isCaught, says, seconds } = await runMutant(root, mutant, seeds);
     if (!isCaught) missed += 1;
-    say(`${isCaught ? 'caught' : 'MISSED'}  ${mutant.name}: ${says}`);
+    say(`${isCaught ? 'caught' : 'MISSED'}  ${mutant.name} (${seconds.toFixed(0)} s): ${says}`);
   }
-  say(`${mutants.length - missed} of ${mutants.length} mutants caught`);
+  say(`${chosen.length - missed} of ${chosen.length} mutants caught`);
   return missed === 0 ? 0 : 1;
 }

@@ -26,7 +26,9 @@ export const journalFileHeaderBytes = 4096;
 export const fileHeaderUsedBytes = 256;
 export const recordHeaderBytes = 64;
 const fileMagic = 0x464a_4c48;
-const recordMagic = 0x524a_4c48;
+export const recordMagic = 0x524a_4c48;
+/** Where in a record header a search for damage looks; the checksum covers everything behind itself. */
+export const headerFields = { checksumAt: 4, coveredFrom: 8, countAt: 12 } as const;
 const alignment = 16;
 
 export const align = (bytes: number): number => Math.ceil(bytes / alignment) * alignment;

@@ -1,15 +1,18 @@
 /**
  * The journal's files at open: which of them hold records of this volume's writer, and the tail behind the log (J2, J7).
  *
+ * Files whose records lie beyond the end of the tail are made unreadable before anything new is journaled.
+ *
  * Without mirrors the own tail is the longest there is (R4); it is published before the volume serves writes (R5, J4).
  *
  * A journal that cannot be trusted to hold every flushed write is refused: a record or file that is damaged, a file that is
  * shorter than it was, a journal that ends before a flush which the newest root remembers. Only the operator's word
  * (`acceptLoss`) goes past that.
  */
-import { DvceError, limits, type OpenFile } from '../base/index.ts';
+import { DvceError, dataSync, limits, type OpenFile, writeFully } from '../base/index.ts';
 import type { HlfsContext } from './context.ts';
 import type { Appended } from './journal.ts';
+import { journalFileHeaderBytes } from './journal-format.ts';
 import { openSlots } from './journal-open.ts';
 import type { Slot } from './journal-slot.ts';
 import { carriedBase } from './journal-slot.ts';
@@ -48,12 +51,14 @@ export async function readTail(context: HlfsContext, options: TailOptions): Prom
     fileBytes,
     mayReplace: isClean || acceptLoss,
   });
-  const walk = walkJournal(isClean ? [] : filesOf(options, slots), options.coveredSeq);
+  const files = isClean ? [] : filesOf(options, slots);
+  const walk = walkJournal(files, options.coveredSeq);
   const damage = walk.damage ?? (isClean ? null : staleness(walk, options.flushedSeq));
   if (damage !== null && !acceptLoss) {
     for (const slot of slots) slot.file.closeSync();
     throw new DvceError('JOURNAL_DAMAGED', { name: head.volume, reason: damage });
   }
+  await blankBeyond(files, walk);
   for (const { slot, header } of walk.tail) {
     const home = slots[slot];
     if (home === undefined) continue;
@@ -62,6 +67,19 @@ export async function readTail(context: HlfsContext, options: TailOptions): Prom
     home.syncedSeq = home.lastSeq;
   }
   return { walk, slots, fileBytes };
+}
+
+/**
+ * A power failure may lose the end of one file and keep the next one: its records lie beyond a gap and are not taken, and the
+ * numbers of the gap are given out again. Once segments cover those, the kept file would look like what follows them, because
+ * the files of this incarnation may be lost with their header when the power fails again. So it is made unreadable for good (J2).
+ */
+async function blankBeyond(files: readonly JournalFile[], { lastSeq }: Walk): Promise<void> {
+  for (const { file, header } of files) {
+    if (header.firstSeq <= lastSeq + 1) continue;
+    await writeFully(file, [Buffer.alloc(journalFileHeaderBytes)], 0);
+    await dataSync(file);
+  }
 }
 
 /** J7: the newest root remembers the last flush; a journal that ends before it is an old copy. */

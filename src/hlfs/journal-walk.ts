@@ -12,6 +12,7 @@
  * earlier files had been synced and walked, so the walk of today ends where it ended then (J2, J4).
  */
 import { crc32c, type OpenFile } from '../base/index.ts';
+import { type ByteError, byteErrors, isOneBit } from './byte-errors.ts';
 import {
   align,
   chainStart,
@@ -20,10 +21,12 @@ import {
   decodeRecordHeader,
   fileHeaderUsedBytes,
   headerBytesFor,
+  headerFields,
   type JournalFileHeader,
   journalFileHeaderBytes,
   payloadFits,
   recordHeaderBytes,
+  recordMagic,
 } from './journal-format.ts';
 import { blockBytes } from './pointer.ts';
 
@@ -145,17 +148,44 @@ function repairedHeader(file: OpenFile, at: number, chain: number): DecodedHeade
   // The number of checksums, and so the header's length, may be what was damaged.
   const bytes = readAt(file, at, headerBytesFor(checksumsMax));
   if (bytes.length < recordHeaderBytes || bytes.every((byte) => byte === 0)) return undefined;
-  const length = headerAt(file, at).length;
-  for (let i = 0; i < length; i += 1) {
-    const was = bytes[i] ?? 0;
-    for (let change = 1; change < 256; change += 1) {
-      bytes[i] = was ^ change;
-      const header = decodeRecordHeader(bytes, chain);
-      if (header !== undefined) return header;
-    }
-    bytes[i] = was;
+  for (const { at: i, change } of suspects(bytes, chain)) {
+    bytes[i] = (bytes[i] ?? 0) ^ change;
+    const header = decodeRecordHeader(bytes, chain);
+    if (header !== undefined) return header;
+    bytes[i] = (bytes[i] ?? 0) ^ change;
   }
   return undefined;
+}
+
+/** Every single byte whose change might put a header right. */
+function suspects(bytes: Buffer, chain: number): ByteError[] {
+  const { checksumAt, coveredFrom, countAt } = headerFields;
+  const wrongMagic = wrongBytes(bytes, 0, recordMagic);
+  if (wrongMagic.length > 0) return wrongMagic.length === 1 ? wrongMagic : [];
+  const found: ByteError[] = [];
+  const end = headerBytesFor(bytes.readUInt32LE(countAt));
+  if (end <= bytes.length) {
+    const computed = crc32c(bytes.subarray(coveredFrom, end), chain);
+    const difference = (computed ^ bytes.readUInt32LE(checksumAt)) >>> 0;
+    for (const { at, change } of byteErrors(difference, end - coveredFrom))
+      found.push({ at: at + coveredFrom, change });
+    const wrongSum = wrongBytes(bytes, checksumAt, computed);
+    if (wrongSum.length === 1) found.push(...wrongSum);
+  }
+  // A wrong number of checksums is a wrong length of what the checksum covers: each is tried.
+  for (let at = countAt; at < countAt + 4; at += 1)
+    for (let change = 1; change < 256; change += 1) found.push({ at, change });
+  return found;
+}
+
+/** Bytes of the little-endian number at `at` that differ from `expected`. */
+function wrongBytes(bytes: Buffer, at: number, expected: number): ByteError[] {
+  const wrong: ByteError[] = [];
+  for (let i = 0; i < 4; i += 1) {
+    const change = (bytes[at + i] ?? 0) ^ ((expected >>> (8 * i)) & 0xff);
+    if (change !== 0) wrong.push({ at: at + i, change });
+  }
+  return wrong;
 }
 
 /** True when exactly one piece differs, and by one bit: rot, not a write that the disk never saw. */
@@ -165,10 +195,9 @@ function payloadHasSingleBitError(header: DecodedHeader, payload: Buffer): boole
   let room = blockBytes - (header.offset % blockBytes);
   for (const expected of header.checksums) {
     const piece = payload.subarray(at, at + room);
-    if (crc32c(piece) !== expected)
-      return (
-        withOneBitTurned(piece, 0, (turned) => crc32c(turned) === expected || undefined) ?? false
-      );
+    const difference = crc32c(piece) ^ expected;
+    if (difference !== 0)
+      return byteErrors(difference, piece.length).some(({ change }) => isOneBit(change));
     at += room;
     room = blockBytes;
   }

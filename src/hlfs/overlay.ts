@@ -252,7 +252,10 @@ export class Overlay {
       partial.bytes.copy(target, partial.ranges[i], partial.ranges[i], partial.ranges[i + 1]);
   }
 
-  /** A block that will be sealed together with new bytes under a new checksum is checked first (invariant 7). */
+  /**
+   * What lies in the journal may have been on a disk and back. It is checked before it is handed out (B-25), and before it is
+   * sealed together with new bytes under a new checksum (invariant 7).
+   */
   #readChecked(
     under: { readonly address: number; readonly checksum: number },
     target: Buffer,
@@ -269,7 +272,7 @@ export class Overlay {
   fill(entry: Entry, target: Buffer): boolean {
     switch (entry.kind) {
       case 'journal':
-        this.#read(entry.address, target);
+        this.#readChecked(entry, target);
         return true;
       case 'hole':
       case 'zero':

@@ -3,7 +3,8 @@
  * numbers, sizes and places fit (J3).
  */
 import t from 'tap';
-import type { OpenFile } from '../../src/base/index.ts';
+import { dataSync, type OpenFile, writeFully } from '../../src/base/index.ts';
+import type { HlfsContext } from '../../src/hlfs/context.ts';
 import {
   chainStart,
   encodeFileHeader,
@@ -12,7 +13,10 @@ import {
   journalFileHeaderBytes,
   pieceChecksums,
 } from '../../src/hlfs/journal-format.ts';
+import { readTail } from '../../src/hlfs/journal-tail.ts';
 import { readFileHeader, walkJournal } from '../../src/hlfs/journal-walk.ts';
+import type { HeadDocument } from '../../src/hlfs/schema.ts';
+import { SimHost } from '../sim/world.ts';
 
 const identity = {
   volume: '11111111-1111-4111-8111-111111111111',
@@ -94,3 +98,54 @@ t.test('J3 a record whose predecessor is another one is not taken', async (t) =>
   two.copy(one, journalFileHeaderBytes + 2 * recordBytes, journalFileHeaderBytes + 2 * recordBytes);
   t.same(walk(one), [3, 4]);
 });
+
+t.test(
+  'J2 what lay beyond a gap is not taken later, when the numbers of the gap were given out again',
+  async (t) => {
+    const fileBytes = 64 * 1024;
+    const host = new SimHost(1);
+    const { files, scheduler, random } = host;
+    const directory = `/journals/${identity.volume}`;
+    // Records 1 to 3 in one file, of which the power failure left the first; 4 and 5 in the next one were kept.
+    const first = Buffer.alloc(fileBytes);
+    use(first, 1, 0xaa, [1, 1], 1);
+    const next = Buffer.alloc(fileBytes);
+    use(next, 2, 0xbb, [4, 5], 2);
+    const contents = [first, next, Buffer.alloc(fileBytes), Buffer.alloc(fileBytes)];
+    const tailAfter = async (coveredSeq: number): Promise<number[]> => {
+      const { walk, slots } = await readTail(
+        // All that it looks at.
+        { files, random, journalDirectory: '/journals' } as unknown as HlfsContext,
+        {
+          head: {
+            ...identity,
+            epoch: '1',
+            trimFrom: null,
+            journal: { quotaBytes: String(4 * fileBytes) },
+          } as unknown as HeadDocument,
+          coveredSeq,
+          coveredEpoch: 1,
+          flushedSeq: 0,
+          isClean: false,
+          fileBytes,
+          acceptLoss: false,
+        },
+      );
+      for (const { file } of slots) file.closeSync();
+      return walk.tail.map((record) => record.header.seq);
+    };
+    const run = async (): Promise<void> => {
+      await files.makeDirectory(directory);
+      for (const [i, content] of contents.entries()) {
+        const file = files.openSync(`${directory}/slot-0${i}`, 'create');
+        await writeFully(file, [content], 0);
+        await dataSync(file);
+        file.closeSync();
+      }
+      t.same(await tailAfter(0), [1]);
+      // The next incarnation journals 2 and 3 and publishes them; its journal is lost with the power before any sync.
+      t.same(await tailAfter(3), [], 'records 4 and 5 are of before and do not follow');
+    };
+    await scheduler.complete(run());
+  },
+);

@@ -17,6 +17,27 @@ import type { Random } from '../../src/base/index.ts';
 export const pageBytes = 4096;
 /** What a disk writes whole or not at all. */
 export const sectorBytes = 512;
+/** Most pages of a journal are zeros; they share this one. No page is ever changed in place. */
+const zeroPage = Buffer.alloc(pageBytes);
+const slabPages = 64;
+let slab = Buffer.alloc(0);
+
+/** Memory for a page, with anything in it. */
+function newPage(): Buffer {
+  if (slab.byteLength === 0) slab = Buffer.allocUnsafeSlow(slabPages * pageBytes);
+  const page = slab.subarray(0, pageBytes);
+  slab = slab.subarray(pageBytes);
+  return page;
+}
+
+function pageWith(before: Buffer | undefined, inPage: number, bytes: Uint8Array): Buffer {
+  if (bytes.byteLength === pageBytes && zeroPage.equals(bytes)) return zeroPage;
+  const after = newPage();
+  if (bytes.byteLength < pageBytes) (before ?? zeroPage).copy(after);
+  after.set(bytes, inPage);
+  return after;
+}
+
 /** Versions of a dirty page that may be found after a crash, beside the durable and the last one. */
 const versionsMax = 3;
 
@@ -73,7 +94,7 @@ export interface SyncCapture {
 
 export class SimDisk {
   readonly root = new Inode(true);
-  readonly capacityBytes: number;
+  capacityBytes: number;
   usedBytes = 0;
   #pending: DirectoryOperation[] = [];
   readonly #open = new Set<Inode>();
@@ -109,11 +130,8 @@ export class SimDisk {
       if (this.usedBytes + pageBytes > this.capacityBytes) return false;
       this.usedBytes += pageBytes;
     }
-    // A new buffer for every write: running syncs and older versions keep theirs.
-    const after = Buffer.alloc(pageBytes);
-    before?.copy(after);
-    after.set(bytes, inPage);
-    inode.pages.set(page, after);
+    // A new page for every write: running syncs and older versions keep theirs.
+    inode.pages.set(page, pageWith(before, inPage, bytes));
     const versions = inode.dirty.get(page);
     if (versions === undefined) inode.dirty.set(page, []);
     else if (before !== undefined) {
@@ -224,7 +242,7 @@ export class SimDisk {
     for (const [page, cached] of inode.pages) {
       const durable = inode.durablePages.get(page);
       if (durable === cached || inode.dirty.has(page)) continue;
-      inode.pages.set(page, durable ?? Buffer.alloc(pageBytes));
+      inode.pages.set(page, durable ?? zeroPage);
     }
   }
 

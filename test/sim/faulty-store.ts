@@ -124,6 +124,7 @@ export class FaultyStore implements SegmentStore {
     return this.#store.close();
   }
 
+  /** What only looks: the way there takes no time of its own, the answer may be old when it arrives. */
   read(key: string, offset: number, target: Buffer, done: StoreReadDone): void {
     const fault = this.#choose('read', key);
     const finish = (error: DvceError | null): void => {
@@ -133,15 +134,17 @@ export class FaultyStore implements SegmentStore {
       }
       this.#after(replyDelayMs(fault), () => done(error));
     };
-    this.#after(requestDelayMs(fault), () => {
+    const request = (): void => {
       if (fault?.kind === 'unavailable') finish(this.#unavailable());
       else this.#store.read(key, offset, target, finish);
-    });
+    };
+    if (fault === undefined) request();
+    else this.#after(requestDelayMs(fault), request);
   }
 
   async #call<T>(operation: StoreOperation, key: string, perform: () => Promise<T>): Promise<T> {
     const fault = this.#choose(operation, key);
-    await this.#wait(requestDelayMs(fault));
+    if (fault !== undefined || !isLook(operation)) await this.#wait(requestDelayMs(fault));
     if (fault?.kind === 'unavailable' && fault.when === 'before') throw this.#unavailable();
     if (fault?.kind === 'noSpace')
       throw new DvceError('NO_SPACE', { where: this.location, reason: 'injected' });
@@ -187,6 +190,8 @@ export class FaultyStore implements SegmentStore {
   }
 }
 
+const isLook = (operation: StoreOperation): boolean =>
+  operation === 'stat' || operation === 'list' || operation === 'space';
 const requestDelayMs = (fault: StoreFault | undefined): number =>
   fault?.kind === 'lateRequest' ? fault.delayMs : 0;
 const replyDelayMs = (fault: StoreFault | undefined): number =>

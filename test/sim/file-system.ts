@@ -72,6 +72,8 @@ export class IoLog {
   crashPlan: CrashPlan | undefined;
   /** Told of every I/O that was done. */
   observe: (io: Io) => void = () => {};
+  /** A sync reports what went wrong in the time of an earlier process. */
+  onLateError: () => void = () => {};
   /** Called when the plan strikes. */
   onCrash: () => void = () => {};
 
@@ -128,6 +130,7 @@ export class SimFileSystem implements FileSystem {
     return new SimFile(path, inode, this.#scheduler, this.#disk, this.#process, {
       perform: (io, effect) => this.#perform(io, effect),
       fail: (io) => this.#fail(io),
+      lateError: () => this.#log.onLateError(),
       later: (delayMs, effect) => this.#later(delayMs, effect),
     });
   }
@@ -160,7 +163,7 @@ export class SimFileSystem implements FileSystem {
   }
 
   list(path: string): Promise<string[]> {
-    return this.#later(asyncDelayMs, () => {
+    return this.#look(asyncDelayMs, () => {
       this.#fail({ kind: 'list', path });
       const names = [...this.#directory(path).entries.keys()];
       // The order of a directory means nothing.
@@ -232,7 +235,7 @@ export class SimFileSystem implements FileSystem {
   }
 
   stat(path: string): Promise<FileStat | undefined> {
-    return this.#later(asyncDelayMs, () => {
+    return this.#look(asyncDelayMs, () => {
       this.#fail({ kind: 'stat', path });
       let inode: Inode | undefined;
       try {
@@ -249,7 +252,7 @@ export class SimFileSystem implements FileSystem {
   }
 
   space(): Promise<{ freeBytes: number; totalBytes: number }> {
-    return this.#later(asyncDelayMs, () => ({
+    return this.#look(asyncDelayMs, () => ({
       freeBytes: this.#disk.capacityBytes - this.#disk.usedBytes,
       totalBytes: this.#disk.capacityBytes,
     }));
@@ -312,6 +315,21 @@ export class SimFileSystem implements FileSystem {
     });
   }
 
+  /** As `#later`, for what changes nothing: one event, because what is seen may be late anyway where it is used. */
+  #look<T>(delayMs: number, effect: () => T): Promise<T> {
+    return new Promise((resolve, reject) => {
+      if (!this.#process.isAlive) return;
+      const look = (): void => {
+        try {
+          resolve(effect());
+        } catch (error) {
+          reject(error);
+        }
+      };
+      this.#scheduler.soon(delayMs, look, this.#process);
+    });
+  }
+
   #directory(path: string): Inode {
     const inode = this.#walk(
       path.split('/').filter((part) => part !== ''),
@@ -345,6 +363,7 @@ export class SimFileSystem implements FileSystem {
 interface FileHooks {
   perform<T>(io: Io, effect: (bytesMax: number) => T): T | undefined;
   fail(io: Io): number;
+  lateError(): void;
   later<T>(delayMs: number, effect: () => T): Promise<T>;
 }
 
@@ -399,12 +418,17 @@ class SimFile implements OpenFile {
   }
 
   read(target: Uint8Array, position: number, done: ReadDone): void {
-    this.#hooks
-      .later(asyncDelayMs, () => this.readSync(target, position))
-      .then(
-        (count) => this.#scheduler.after(0, () => done(null, count), this.#process),
-        (error: unknown) => this.#scheduler.after(0, () => done(asError(error), 0), this.#process),
-      );
+    const look = (): void => {
+      let count: number;
+      try {
+        count = this.readSync(target, position);
+      } catch (error) {
+        done(asError(error), 0);
+        return;
+      }
+      done(null, count);
+    };
+    this.#scheduler.soon(asyncDelayMs, look, this.#process);
   }
 
   dataSync(done: SyncDone): void {
@@ -415,6 +439,7 @@ class SimFile implements OpenFile {
     const finish = (): Error | null => {
       if (inode.hasUnreportedError) {
         inode.hasUnreportedError = false;
+        this.#hooks.lateError();
         return systemError('EIO', `fdatasync '${this.path}'`);
       }
       try {

@@ -1,8 +1,8 @@
-/** The guest: its reads, writes and flushes on the device under test, and what it may expect of them. */
+/** The guest of one volume: its reads, writes and flushes, and what it may expect of them. */
 import type { DvceError } from '../../src/base/index.ts';
 import type { Operation } from './operations.ts';
 import { sectorBytes, stamp, type WriteRecord } from './oracle.ts';
-import { patienceMs, type Session, Violation } from './session.ts';
+import { patienceMs, type Run, type Session, Violation } from './session.ts';
 
 interface InFlight {
   readonly record: WriteRecord;
@@ -13,11 +13,16 @@ interface InFlight {
 
 export class Guest {
   readonly #session: Session;
+  readonly #run: Run;
   readonly #inFlight = new Set<InFlight>();
-  #values = 0;
 
   constructor(session: Session) {
     this.#session = session;
+    this.#run = session.run;
+  }
+
+  get isIdle(): boolean {
+    return this.#inFlight.size === 0;
   }
 
   /** The process it talked to is dead: nothing is answered any more. */
@@ -33,9 +38,9 @@ export class Guest {
       isDone = true;
     };
     if (operation.kind === 'write') {
-      this.#values += 1;
       const { first, count, fua } = operation;
-      this.#write(first, stamp(first, count, this.#values), this.#values, fua, done);
+      const value = this.#run.nextValue();
+      this.#write(first, stamp(first, count, value), value, fua, done);
     } else if (operation.kind === 'mimic') this.#mimic(operation.first);
     else if (operation.kind === 'zero') {
       const { first, count, noHole } = operation;
@@ -49,12 +54,13 @@ export class Guest {
         ),
       );
     } else this.#trim(operation.first, operation.count, done);
-    if (operation.kind === 'write' && operation.wait) await this.#session.waitAWhile(() => isDone);
+    if (operation.kind === 'write' && operation.wait) await this.#run.waitAWhile(() => isDone);
   }
 
   #write(first: number, bytes: Buffer, value: number, fua: boolean, done: () => void): void {
     const record = this.#session.oracle.send(first, bytes.byteLength / sectorBytes, value);
-    this.#session.target.watch?.(first, bytes.byteLength / sectorBytes);
+    if (this.#session.number === 0)
+      this.#run.program.watch?.(first, bytes.byteLength / sectorBytes);
     this.#track(
       record,
       done,
@@ -97,14 +103,14 @@ export class Guest {
   }
 
   #mimic(first: number): void {
-    const bytes = this.#session.target.journalSample?.();
+    const bytes = this.#run.program.journalSample?.();
     if (bytes === undefined) return;
     this.#session.note('scenario 9: payload that looks like records');
-    this.#values += 1;
+    const value = this.#run.nextValue();
     for (let at = 0; at < bytes.byteLength; at += sectorBytes)
-      bytes.writeUInt32LE(this.#values, at + sectorBytes - 4);
-    this.#session.oracle.rememberPayload(bytes, this.#values);
-    this.#write(first, bytes, this.#values, false, () => {});
+      bytes.writeUInt32LE(value, at + sectorBytes - 4);
+    this.#session.oracle.rememberPayload(bytes, value);
+    this.#write(first, bytes, value, false, () => {});
   }
 
   #track(
@@ -115,11 +121,10 @@ export class Guest {
     resend = (): void => {},
   ): void {
     const request: InFlight = { record, origin: { alive: true }, resend, isLost: false };
-    const process = this.#session.host.process;
+    const process = this.#run.host.process;
     this.#inFlight.add(request);
     submit(request.origin, (error) => {
-      if (!process.isAlive || process !== this.#session.host.process || this.#session.host.isDown)
-        return;
+      if (!process.isAlive || process !== this.#run.host.process || this.#run.host.isDown) return;
       done();
       this.#inFlight.delete(request);
       if (request.isLost) {
@@ -130,36 +135,34 @@ export class Guest {
       if (error === null) this.#session.oracle.acknowledge(record, fua);
       else {
         this.#session.oracle.fail(record);
-        this.#session.guestError('a write', error);
+        this.#run.guestError('a write', error);
       }
     });
   }
 
   async read(first: number, count: number): Promise<void> {
-    const sentAt = this.#session.oracle.readSent();
-    const outcome = await this.#session.await(this.#session.readBytes(first, count));
-    if (outcome.kind === 'failed') this.#session.guestError('a read', outcome.error as DvceError);
+    const { oracle } = this.#session;
+    const sentAt = oracle.readSent();
+    const outcome = await this.#run.await(this.#session.read(first, count));
+    if (outcome.kind === 'failed') this.#run.guestError('a read', outcome.error as DvceError);
     if (outcome.kind !== 'done') return;
-    const problem = this.#session.oracle.checkRead(
-      first,
-      this.#session.oracle.decode(outcome.value, first),
-      sentAt,
-    );
+    const problem = oracle.checkRead(first, outcome.value, sentAt);
     if (problem !== undefined) throw new Violation(problem);
+    this.#session.observe(`sectors ${first} to ${first + count}`, outcome.value);
   }
 
   async flush(wait: boolean): Promise<void> {
     const promised = this.#session.oracle.flushSent();
-    const process = this.#session.host.process;
+    const process = this.#run.host.process;
     let isDone = false;
     this.#session.target.device.flush((error) => {
       isDone = true;
-      if (!process.isAlive || process !== this.#session.host.process) return;
+      if (!process.isAlive || process !== this.#run.host.process) return;
       if (error === null) this.#session.oracle.flushAcknowledged(promised);
-      else this.#session.guestError('a flush', error);
+      else this.#run.guestError('a flush', error);
     });
     // A promise of an older content must not be counted against a newer one.
-    await this.#session.waitAWhile(() => isDone, wait ? patienceMs : 0);
+    await this.#run.waitAWhile(() => isDone, wait ? patienceMs : 0);
   }
 
   /** N6: what was not answered is lost with its connection; the client sends it again on the next one. */
@@ -174,19 +177,16 @@ export class Guest {
     for (const { resend } of lost) resend();
   }
 
-  async settle(): Promise<void> {
-    this.#session.setStore('up');
-    await this.#session.until(() => this.#inFlight.size === 0, 'requests do not end');
-    if (this.#session.host.isDown) return;
-    await this.flush(true);
-    this.#session.oracle.compact();
+  /** Wait until everything sent is answered. */
+  async answered(): Promise<void> {
+    await this.#run.until(() => this.#inFlight.size === 0, 'requests do not end');
   }
 
-  async idle(ms: number): Promise<void> {
-    let isOver = false;
-    this.#session.host.scheduler.after(ms, () => {
-      isOver = true;
-    });
-    await this.#session.host.scheduler.run(() => isOver || this.#session.host.isDown);
+  async settle(): Promise<void> {
+    this.#run.setStore('up');
+    await this.answered();
+    if (this.#run.host.isDown) return;
+    await this.flush(true);
+    this.#session.oracle.compact();
   }
 }

@@ -1,14 +1,18 @@
 /**
- * Runs a list of operations against a device on a simulated host, crashes it, starts it again and asks the oracle.
+ * Runs a list of operations against a program on a simulated host, crashes it, starts it again and asks the oracles.
  *
- * One seed decides everything: the operations, the order of events, what a crash leaves of the disk. The result is either a
- * count of what happened or a problem with the operations that led to it.
+ * One seed decides everything: the options, the operations, the order of events, what a crash leaves of the disk. The result is
+ * either a count of what happened or a problem with the operations that led to it.
  */
 import { Administration } from './administration.ts';
+import { Damage } from './damage.ts';
 import type { Fault } from './file-system.ts';
 import { Guest } from './guest.ts';
-import { type Operation, printOperations, randomOperations, shrink } from './operations.ts';
-import { Session, show, Violation } from './session.ts';
+import type { Operation } from './operations.ts';
+import { withLimits } from './options.ts';
+import { randomOperations } from './random-operations.ts';
+import { Run, type Session, show, Violation } from './session.ts';
+import { Sets } from './sets.ts';
 import type { SimTargetMaker } from './target.ts';
 import { SimHost } from './world.ts';
 
@@ -18,107 +22,167 @@ export interface SimResult {
   readonly problem: string | undefined;
   /** How often each thing happened, scenarios among them. */
   readonly counts: ReadonlyMap<string, number>;
+  /** Events of the simulated world. */
+  readonly events: number;
 }
 
-export class Simulation {
-  readonly #session: Session;
-  readonly #guest: Guest;
-  readonly #administration: Administration;
+export interface SimulationOptions {
+  /** Told what can be seen of the volumes; then every look waits until nothing is under way. */
+  readonly observe?: (what: string, content: Int32Array) => void;
+}
 
-  constructor(maker: SimTargetMaker, seed: number) {
-    this.#session = new Session(maker, seed);
-    this.#guest = new Guest(this.#session);
-    this.#administration = new Administration(this.#session, this.#guest);
+class Simulation {
+  readonly #run: Run;
+  readonly #guests: readonly Guest[];
+  readonly #administrations: readonly Administration[];
+  readonly #sets: Sets;
+  readonly #damage: Damage;
+
+  constructor(maker: SimTargetMaker, seed: number, { observe }: SimulationOptions) {
+    const run = new Run(maker, seed);
+    const guests = run.disks.map((session) => new Guest(session));
+    const administrations = run.disks.map(
+      (session, number) => new Administration(session, guests[number] ?? new Guest(session)),
+    );
+    const restart = (): void => this.#restart();
+    this.#run = run;
+    this.#guests = guests;
+    this.#administrations = administrations;
+    this.#sets = new Sets(run, guests, administrations);
+    this.#damage = new Damage({ run, guests, restart });
+    run.observe = observe;
   }
 
   get counts(): ReadonlyMap<string, number> {
-    return this.#session.counts;
+    return this.#run.counts;
+  }
+  get events(): number {
+    return this.#run.host.scheduler.ran;
   }
 
   async run(operations: readonly Operation[]): Promise<void> {
-    const { host, maker } = this.#session;
+    const { host, maker } = this.#run;
     await host.scheduler.complete(maker.create(host));
-    await this.#session.open();
+    await this.#run.open();
     for (const operation of operations) {
       await this.#perform(operation);
-      if (this.#session.violation !== undefined) throw this.#session.violation;
+      if (this.#run.violation !== undefined) throw this.#run.violation;
     }
     await this.#perform({ kind: 'settle' });
     await this.#crash('power loss');
-    await this.#administration.verify();
+    for (const { number } of this.#run.present) await this.#administrations[number]?.verify();
   }
 
   async #perform(operation: Operation): Promise<void> {
-    if (this.#session.host.isDown) await this.#recover();
-    if (this.#session.hasFailed) {
-      this.#session.note('restart after a failed device');
+    if (this.#run.host.isDown) await this.#recover();
+    if (this.#run.hasFailed) {
+      this.#run.note('restart after a failed device');
       await this.#crash('kill');
     }
-    this.#session.note(`op ${operation.kind}`);
+    this.#run.note(`op ${operation.kind}`);
+    if (this.#run.observe !== undefined && isLook(operation)) await this.#answered();
+    if (this.#run.host.isDown) await this.#recover();
     await this.#dispatch(operation);
-    if (this.#session.host.isDown) await this.#recover();
+    if (this.#run.host.isDown) await this.#recover();
   }
 
   async #dispatch(operation: Operation): Promise<void> {
+    switch (operation.kind) {
+      case 'settle':
+        return this.#settle();
+      case 'idle':
+        return this.#run.waitAWhile(() => false, operation.ms);
+      case 'stall':
+        this.#run.host.scheduler.nowMs += operation.ms;
+        return this.#run.note('scenario 15: event loop stalls');
+      case 'clock':
+        this.#run.host.scheduler.wallOffsetMs += operation.ms;
+        return this.#run.note(`clock set ${operation.ms < 0 ? 'back' : 'forward'}`);
+      case 'reap':
+        return this.#administrations[0]?.call('reap', () => this.#run.program.reap?.());
+      case 'reconnect':
+        for (const { number } of this.#run.present) await this.#guests[number]?.reconnect();
+        return;
+      case 'fault':
+        return this.#inject(operation.fault);
+      case 'store':
+        return this.#run.setStore(operation.state);
+      case 'crash':
+        this.#run.ending = operation.ending;
+        return this.#run.host.crashAt({ io: operation.io, when: operation.when });
+      case 'restart':
+        await this.#settle();
+        return this.#run.host.isDown ? undefined : this.#crash(operation.ending);
+      case 'set':
+        return this.#sets.take(operation);
+      case 'flip':
+        return this.#flip(operation);
+      default:
+        return this.#dispatchToVolume(operation, this.#run.disk(operation.disk));
+    }
+  }
+
+  async #dispatchToVolume(operation: VolumeOperation, session: Session): Promise<void> {
+    const guest = this.#guests[session.number];
+    const administration = this.#administrations[session.number];
+    if (guest === undefined || administration === undefined) return;
     switch (operation.kind) {
       case 'write':
       case 'mimic':
       case 'trim':
       case 'zero':
-        return this.#guest.change(operation);
+        return guest.change(operation);
       case 'read':
-        return this.#guest.read(operation.first, operation.count);
+        return guest.read(operation.first, operation.count);
       case 'flush':
-        return this.#guest.flush(operation.wait);
-      case 'settle':
-        return this.#guest.settle();
-      case 'idle':
-        return this.#guest.idle(operation.ms);
-      case 'stall':
-        this.#session.host.scheduler.nowMs += operation.ms;
-        return this.#session.note('scenario 15: event loop stalls');
+        return guest.flush(operation.wait);
       case 'hold':
-        return this.#session.note(this.#session.target.hold?.(operation.end) ?? 'no hold');
+        return this.#run.note(session.target.hold?.(operation.end) ?? 'no hold');
       case 'publish':
-        return this.#administration.call(
-          'publish',
-          this.#session.target.publish?.bind(this.#session.target),
-        );
-      case 'reap':
-        return this.#administration.call(
-          'reap',
-          this.#session.target.reap?.bind(this.#session.target),
-        );
+        return administration.publish();
       case 'reopen':
-        return this.#administration.reopen(async () => {});
-      case 'reconnect':
-        return this.#guest.reconnect();
-      case 'fault':
-        return this.#inject(operation.fault);
-      case 'store':
-        return this.#session.setStore(operation.state);
-      case 'crash':
-        this.#session.ending = operation.ending;
-        return this.#session.host.crashAt({ io: operation.io, when: operation.when });
+        return administration.reopen(async () => {});
+      case 'drop':
+        return administration.drop();
       default:
-        return this.#administration.administer(operation);
+        return administration.administer(operation);
     }
   }
 
+  async #settle(): Promise<void> {
+    for (const { number } of this.#run.present) {
+      await this.#guests[number]?.settle();
+      if (this.#run.host.isDown) return;
+    }
+  }
+
+  async #answered(): Promise<void> {
+    for (const guest of this.#guests) await guest.answered();
+  }
+
+  async #flip(operation: Extract<Operation, { kind: 'flip' }>): Promise<void> {
+    if (this.#run.program.flip === undefined) return;
+    await this.#settle();
+    // With a failed journal file or a store away "everything is there" would not be known.
+    if (this.#run.host.isDown || this.#run.isDisturbed || this.#run.hasFailed) return;
+    this.#run.host.log.crashPlan = undefined;
+    this.#run.ending = 'kill';
+    await this.#damage.flip(operation);
+  }
+
   #inject(kind: Extract<Operation, { kind: 'fault' }>['fault']): void {
-    this.#session.isDisturbed = true;
-    const fired = (what: string): void => this.#session.note(`scenario 8: ${what}`);
-    const isJournal = (path: string): boolean => this.#session.target.isJournal(path);
+    const { host } = this.#run;
+    this.#run.isDisturbed = true;
     const fault = (io: Fault['matches'], effect: Fault['effect']): void =>
-      this.#session.host.log.inject({ matches: io, times: 1, effect });
+      host.log.inject({ matches: io, times: 1, effect });
     const error: Fault['effect'] = { kind: 'error', code: 'EIO' };
     const on =
       (ioKind: string, what: string, then = (): void => {}): Fault['matches'] =>
       (io) => {
-        const matches = io.kind === ioKind && isJournal(io.path);
+        const matches = io.kind === ioKind && this.#run.program.isJournal(io.path);
         if (matches) {
-          fired(what);
-          this.#session.hasFaults ||= what.includes('EIO');
+          this.#run.note(`scenario 8: ${what}`);
+          this.#run.hasFaults ||= what.includes('EIO');
           then();
         }
         return matches;
@@ -126,100 +190,123 @@ export class Simulation {
     if (kind === 'syncError') fault(on('dataSync', 'fdatasync EIO once'), error);
     else if (kind === 'writeError') fault(on('write', 'write EIO'), error);
     else if (kind === 'shortWrite')
-      fault(on('write', 'short write'), {
-        kind: 'short',
-        bytes: 1 + this.#session.host.random.below(5000),
-      });
+      fault(on('write', 'short write'), { kind: 'short', bytes: 1 + host.random.below(5000) });
     else {
       const kill = (): void => {
-        this.#session.ending = 'kill';
-        this.#session.host.scheduler.after(
-          0,
-          () => this.#session.host.kill(),
-          this.#session.host.process,
-        );
+        this.#run.ending = 'kill';
+        host.scheduler.after(0, () => host.kill(), host.process);
       };
       fault(on('dataSync', 'fdatasync EIO, then killed before anyone saw it', kill), error);
     }
   }
 
   async #crash(ending: 'power loss' | 'kill'): Promise<void> {
-    this.#session.ending = ending;
-    this.#session.host.kill();
+    this.#run.ending = ending;
+    this.#run.host.kill();
     await this.#recover();
+  }
+
+  /** The process ends as it was said, and the next one begins. */
+  #restart(): void {
+    this.#run.note(this.#run.ending);
+    this.#run.program.died?.(this.#run.ending);
+    if (this.#run.ending === 'power loss') this.#run.host.reboot();
+    else this.#run.host.restart();
+    for (const guest of this.#guests) guest.forget();
+    this.#run.boot();
   }
 
   async #recover(): Promise<void> {
     // Pages that a failing disk refused may leave the cache with the process: then nothing but flushes is promised.
-    const isPowerLost = this.#session.ending === 'power loss' || this.#session.hasFaults;
+    const isPowerLost = this.#run.ending === 'power loss' || this.#run.hasFaults;
     for (let attempt = 1; ; attempt += 1) {
-      this.#session.note(this.#session.ending);
-      this.#session.target.died?.(this.#session.ending);
-      if (this.#session.ending === 'power loss') this.#session.host.reboot();
-      else this.#session.host.restart();
-      this.#guest.forget();
-      this.#session.boot();
+      this.#restart();
+      const { host } = this.#run;
       // Recovery may crash as well.
-      if (attempt < 3 && this.#session.host.random.below(4) === 0) {
-        this.#session.host.crashAt({ io: 1 + this.#session.host.random.below(40), when: 'after' });
-        this.#session.note('crash planned in recovery');
+      if (attempt < 3 && host.random.below(4) === 0) {
+        host.crashAt({ io: 1 + host.random.below(40), when: 'after' });
+        this.#run.note('crash planned in recovery');
       }
-      await this.#session.open();
-      if (this.#session.host.isDown) continue;
-      this.#session.host.log.crashPlan = undefined;
+      await this.#run.open();
+      if (host.isDown) continue;
+      host.log.crashPlan = undefined;
       await this.#judge(isPowerLost);
-      if (!this.#session.host.isDown) return;
+      if (!host.isDown) return;
     }
   }
 
   /** After a crash: is what is there allowed? */
   async #judge(isPowerLost: boolean): Promise<void> {
-    const bounds = isPowerLost
-      ? this.#session.oracle.afterPowerLoss()
-      : this.#session.oracle.afterKill();
-    await this.#administration.judgeSnapshots(bounds);
-    const read = await this.#session.await(this.#session.readBytes(0, this.#session.maker.sectors));
+    const boundsOf = ({ oracle }: Session): { least: number; most: number } =>
+      isPowerLost ? oracle.afterPowerLoss() : oracle.afterKill();
+    await this.#sets.judge((session) => boundsOf(session).most);
+    for (const session of this.#run.present) {
+      await this.#administrations[session.number]?.judgeSnapshots(boundsOf(session));
+      if (this.#run.host.isDown) return;
+    }
+    for (const session of this.#run.present) {
+      await this.#judgeVolume(session, boundsOf(session));
+      if (this.#run.host.isDown) return;
+    }
+  }
+
+  async #judgeVolume(session: Session, bounds: { least: number; most: number }): Promise<void> {
+    const read = await this.#run.await(session.readAll());
     if (read.kind === 'failed') throw new Violation(`it cannot be read: ${show(read.error)}`);
     if (read.kind !== 'done') return;
-    const found = this.#session.oracle.decode(read.value);
-    const problem = this.#session.oracle.check(found, bounds);
-    const target = this.#administration.takePendingRollback();
+    const found = read.value;
+    const problem = session.oracle.check(found, bounds);
+    const target = this.#administrations[session.number]?.takePendingRollback();
     const isRolledBack = target?.every((value, sector) => value === found[sector]) === true;
     if (problem !== undefined && !isRolledBack)
-      throw new Violation(`after ${this.#session.ending}: ${problem}`);
-    if (this.#session.oracle.sent > bounds.least)
-      this.#session.note('something unpromised was under way');
-    this.#session.oracle.restart(found);
+      throw new Violation(`volume ${session.number} after ${this.#run.ending}: ${problem}`);
+    if (session.oracle.sent > bounds.least) this.#run.note('something unpromised was under way');
+    if (isRolledBack || this.#run.ending === 'power loss') session.oracle.restart(found);
+    else session.oracle.survive(found, bounds);
   }
 }
+
+type WorldOperation = Extract<
+  Operation,
+  {
+    kind:
+      | 'settle'
+      | 'idle'
+      | 'stall'
+      | 'clock'
+      | 'reap'
+      | 'reconnect'
+      | 'fault'
+      | 'store'
+      | 'crash'
+      | 'restart'
+      | 'set'
+      | 'flip';
+  }
+>;
+type VolumeOperation = Exclude<Operation, WorldOperation>;
+
+/** Does it see, or end, what was written before? */
+const isLook = ({ kind }: Operation): boolean =>
+  !['write', 'trim', 'zero', 'flush', 'idle', 'stall', 'clock'].includes(kind);
 
 export async function simulate(
   maker: SimTargetMaker,
   seed: number,
   operations: readonly Operation[],
+  options: SimulationOptions = {},
 ): Promise<SimResult> {
-  const simulation = new Simulation(maker, seed);
-  try {
-    await simulation.run(operations);
-    return { seed, problem: undefined, counts: simulation.counts };
-  } catch (error) {
-    const problem = error instanceof Violation ? error.message : show(error);
-    return { seed, problem, counts: simulation.counts };
-  }
+  return withLimits(maker.options, async () => {
+    const simulation = new Simulation(maker, seed, options);
+    let problem: string | undefined;
+    try {
+      await simulation.run(operations);
+    } catch (error) {
+      problem = error instanceof Violation ? error.message : show(error);
+    }
+    return { seed, problem, counts: simulation.counts, events: simulation.events };
+  });
 }
 
 export const operationsOf = (maker: SimTargetMaker, seed: number, count: number): Operation[] =>
   randomOperations(new SimHost(seed ^ 0x0b5).random, count, maker.sectors);
-
-/** The shortest list found that fails with this seed, as text to be pasted into a test. */
-export async function explain(
-  maker: SimTargetMaker,
-  seed: number,
-  operations: readonly Operation[],
-): Promise<string> {
-  const fails = async (candidate: readonly Operation[]): Promise<boolean> =>
-    (await simulate(maker, seed, candidate)).problem !== undefined;
-  const shortest = await shrink(operations, fails);
-  const { problem } = await simulate(maker, seed, shortest);
-  return `seed ${seed}: ${problem}\n${shortest.length} of ${operations.length} operations:\n${printOperations(shortest)}`;
-}

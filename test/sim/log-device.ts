@@ -6,8 +6,9 @@
  *   /device/log-<n>    records since then: length u32, CRC u32, first sector u32, kind u32, payload
  */
 import { crc32c, DvceError, dataSync, type OpenFile, writeFully } from '../../src/base/index.ts';
+import { shippedOptions } from './options.ts';
 import { sectorBytes } from './oracle.ts';
-import type { SimDevice, SimTarget, SimTargetMaker } from './target.ts';
+import type { SimDevice, SimProgram, SimTarget, SimTargetMaker } from './target.ts';
 import type { SimHost } from './world.ts';
 
 export const defects = [
@@ -28,6 +29,8 @@ const headerBytes = 16;
 export const logDevice = (defect?: Defect): SimTargetMaker => ({
   name: defect ?? 'log device',
   sectors,
+  options: shippedOptions,
+  disks: 1,
   async create(host) {
     await host.files.makeDirectory(root);
     await writeGeneration(host, 1, Buffer.alloc(sectors * sectorBytes), defect);
@@ -56,7 +59,7 @@ async function writeGeneration(
   return log;
 }
 
-class LogTarget implements SimTarget {
+class LogTarget implements SimTarget, SimProgram {
   readonly #host: SimHost;
   readonly #defect: Defect | undefined;
   #device: LogDevice | undefined;
@@ -64,6 +67,14 @@ class LogTarget implements SimTarget {
   constructor(host: SimHost, defect: Defect | undefined) {
     this.#host = host;
     this.#defect = defect;
+  }
+
+  start(): Promise<readonly number[]> {
+    return Promise.resolve([0]);
+  }
+
+  disk(): SimTarget {
+    return this;
   }
 
   get device(): SimDevice {

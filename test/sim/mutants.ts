@@ -157,33 +157,53 @@ function breakCopy(root: string, mutant: Mutant): string | undefined {
   return copy;
 }
 
+export interface Verdict {
+  readonly isCaught: boolean;
+  readonly says: string;
+  readonly seconds: number;
+}
+
+/** A break has to be noticed within this time. */
+const limitMs = 120_000;
+
 /** Run the simulation on a broken copy. @returns what it said, or that nothing was noticed */
-export async function runMutant(
-  root: string,
-  mutant: Mutant,
-  seeds: number,
-): Promise<{ isCaught: boolean; says: string }> {
+export async function runMutant(root: string, mutant: Mutant, seeds: number): Promise<Verdict> {
   const copy = breakCopy(root, mutant);
-  if (copy === undefined) return { isCaught: false, says: `its text is not in ${mutant.file}` };
+  if (copy === undefined)
+    return { isCaught: false, says: `its text is not in ${mutant.file}`, seconds: 0 };
+  const startedMs = performance.now();
   try {
     const simulation = ['scripts/sim.ts', '--seeds', String(seeds), '--until-failure'];
     const program = mutant.proof === undefined ? simulation : [mutant.proof];
-    const child = spawn(process.execPath, program, {
-      cwd: copy,
-      stdio: ['ignore', 'pipe', 'pipe'],
-    });
-    let output = '';
-    for (const stream of [child.stdout, child.stderr])
-      stream.on('data', (chunk: Buffer) => {
-        output = (output + chunk.toString()).slice(-20_000);
-      });
-    const status = await new Promise<number | null>((resolve) => {
-      child.on('close', resolve);
-    });
-    if (status === 0) return { isCaught: false, says: `${program[0]} passed` };
+    const { status, output } = await runProgram(copy, program);
+    const seconds = (performance.now() - startedMs) / 1000;
+    if (status === null) return { isCaught: false, says: 'no end in two minutes', seconds };
+    if (status === 0) return { isCaught: false, says: `${program[0]} passed`, seconds };
     const [first = ''] = output.split('\n').filter((line) => /FAILED|Error|not ok/.test(line));
-    return { isCaught: true, says: first.slice(0, 160) };
+    return { isCaught: true, says: first.slice(0, 160), seconds };
   } finally {
     rmSync(copy, { recursive: true });
   }
+}
+
+/** `status` is null when it was ended for taking too long. */
+async function runProgram(
+  directory: string,
+  program: readonly string[],
+): Promise<{ status: number | null; output: string }> {
+  const child = spawn(process.execPath, program, {
+    cwd: directory,
+    stdio: ['ignore', 'pipe', 'pipe'],
+    timeout: limitMs,
+    killSignal: 'SIGKILL',
+  });
+  let output = '';
+  for (const stream of [child.stdout, child.stderr])
+    stream.on('data', (chunk: Buffer) => {
+      output = (output + chunk.toString()).slice(-20_000);
+    });
+  const status = await new Promise<number | null>((resolve) => {
+    child.on('close', resolve);
+  });
+  return { status, output };
 }

@@ -32,6 +32,9 @@ export interface WriteRecord {
   acknowledged: number;
   /** It may be missing: answered with an error, or its connection was lost. */
   isOptional: boolean;
+  /** On the clock that all oracles of a world share, for cuts through several volumes; 0 = not yet. */
+  readonly sentAt: number;
+  acknowledgedAt: number;
 }
 
 export interface Bounds {
@@ -39,11 +42,39 @@ export interface Bounds {
   readonly most: number;
 }
 
+/** Moments at which a content was that of the device. */
+export interface Moments {
+  readonly from: number;
+  readonly to: number;
+}
+
+/** One instant for several volumes: every member must have a span that contains it. */
+export const haveInstant = (members: readonly (readonly Moments[])[]): boolean =>
+  members.some((spans) =>
+    spans.some(({ from }) =>
+      members.every((others) => others.some((span) => span.from <= from && from <= span.to)),
+    ),
+  );
+
 /** Pieces are numbered anew after every restart of the oracle; older promises are kept by the base then. */
 export interface FlushPromise {
   readonly generation: number;
   readonly end: number;
 }
+
+export interface OracleOptions {
+  /** Payloads that are no stamps, by their bytes; shared by the volumes of a world. */
+  readonly payloads?: Map<string, number>;
+  readonly tick?: () => number;
+}
+
+const ownTicks = (): (() => number) => {
+  let ticks = 0;
+  return () => {
+    ticks += 1;
+    return ticks;
+  };
+};
 
 export class Oracle {
   readonly sectors: number;
@@ -58,10 +89,17 @@ export class Oracle {
   /** Payloads that are no stamps, by their bytes. */
   readonly #payloads: Map<string, number>;
 
-  constructor(sectors: number, base?: Int32Array, payloads = new Map<string, number>()) {
+  /** Counts what happens in the whole world. */
+  readonly #tick: () => number;
+
+  constructor(
+    sectors: number,
+    { payloads = new Map<string, number>(), tick = ownTicks() }: OracleOptions = {},
+  ) {
     this.sectors = sectors;
-    this.#base = base ?? new Int32Array(sectors);
+    this.#base = new Int32Array(sectors);
     this.#payloads = payloads;
+    this.#tick = tick;
   }
 
   /** Pieces sent so far. */
@@ -80,11 +118,7 @@ export class Oracle {
     const ends: number[] = [];
     for (let at = first; at < first + count; at = ends.at(-1) ?? 0)
       ends.push(Math.min(first + count, (Math.floor(at / blockSectors) + 1) * blockSectors));
-    const operation: WriteRecord = {
-      end: this.#pieces.length + ends.length,
-      acknowledged: 0,
-      isOptional: false,
-    };
+    const operation = this.#record(ends.length);
     let at = first;
     for (const end of ends) {
       this.#pieces.push({ first: at, count: end - at, value, operation });
@@ -96,15 +130,26 @@ export class Oracle {
 
   /** Zeros by one journal record: all of it or nothing. */
   sendZeros(first: number, count: number): WriteRecord {
-    const operation = { end: this.#pieces.length + 1, acknowledged: 0, isOptional: false };
+    const operation = this.#record(1);
     this.#pieces.push({ first, count, value: 0, operation });
     this.#inFlight += 1;
     return operation;
   }
 
+  #record(pieces: number): WriteRecord {
+    return {
+      end: this.#pieces.length + pieces,
+      acknowledged: 0,
+      isOptional: false,
+      sentAt: this.#tick(),
+      acknowledgedAt: 0,
+    };
+  }
+
   acknowledge(operation: WriteRecord, isFlushed = false): void {
     this.#inFlight -= 1;
     this.#acknowledgements += 1;
+    operation.acknowledgedAt = this.#tick();
     operation.acknowledged = this.#acknowledgements;
     this.#acknowledgedEnd = Math.max(this.#acknowledgedEnd, operation.end);
     if (isFlushed) this.#flushedEnd = Math.max(this.#flushedEnd, operation.end);
@@ -159,15 +204,12 @@ export class Oracle {
   }
 
   /** Is `found` what p pieces make, for some p within the bounds? @returns what is wrong */
-  check(found: Int32Array, { least, most }: Bounds): string | undefined {
-    const fits = new Int32Array(this.sent + 2);
+  check(found: Int32Array, bounds: Bounds): string | undefined {
     const touching = this.#touching();
-    for (let sector = 0; sector < this.sectors; sector += 1)
-      this.#addIntervals(sector, touching.get(sector) ?? [], found[sector] ?? 0, fits);
-    let sum = 0;
+    const fits = this.#fits(found, touching);
+    const { least, most } = bounds;
     let best = { pieces: 0, count: -1 };
-    for (let p = 0; p <= this.sent; p += 1) {
-      sum += fits[p] ?? 0;
+    for (const [p, sum] of fits.entries()) {
       if (sum === this.sectors && p >= least && p <= most) return undefined;
       if (sum > best.count || (sum === best.count && p <= least)) best = { pieces: p, count: sum };
     }
@@ -175,6 +217,57 @@ export class Oracle {
     if (best.count === this.sectors)
       return `the content is that of ${best.pieces} pieces, ${range} were promised`;
     return `no prefix fits (${range} promised). ${this.#nearMiss(found, touching, best.pieces)}`;
+  }
+
+  /** When the device had this content, for every prefix within the bounds that makes it. */
+  moments(found: Int32Array, { least, most }: Bounds): Moments[] {
+    const spans: Moments[] = [];
+    const fits = this.#fits(found, this.#touching());
+    for (const [p, sum] of fits.entries()) {
+      if (sum !== this.sectors || p < least || p > most) continue;
+      let from = 0;
+      let to = Number.POSITIVE_INFINITY;
+      for (const [index, { operation }] of this.#pieces.entries()) {
+        if (index < p && !operation.isOptional) from = Math.max(from, operation.sentAt);
+        if (index >= p && operation.acknowledged > 0) to = Math.min(to, operation.acknowledgedAt);
+      }
+      spans.push({ from, to });
+    }
+    return spans;
+  }
+
+  /** For each p: how many sectors are as p pieces make them. */
+  #fits(found: Int32Array, touching: ReadonlyMap<number, readonly number[]>): Int32Array {
+    const fits = new Int32Array(this.sent + 2);
+    for (let sector = 0; sector < this.sectors; sector += 1) {
+      const indexes = touching.get(sector);
+      if (indexes !== undefined) this.#addIntervals(sector, indexes, found[sector] ?? 0, fits);
+      else if (found[sector] === this.#base[sector]) fits[0] = (fits[0] ?? 0) + 1;
+    }
+    for (let p = 1; p < fits.length; p += 1) fits[p] = (fits[p] ?? 0) + (fits[p - 1] ?? 0);
+    return fits.subarray(0, this.sent + 1);
+  }
+
+  /**
+   * The process died and `found` was there afterwards, but unflushed parts of it still are in caches: until the next flush a power
+   * loss may take them. What was sent and is not there never comes.
+   */
+  survive(found: Int32Array, { least, most }: Bounds): void {
+    const fits = this.#fits(found, this.#touching());
+    const pieces = fits.findLastIndex((sum, p) => sum === this.sectors && p >= least && p <= most);
+    if (pieces <= this.#flushedEnd) {
+      this.restart(found);
+      return;
+    }
+    this.#generation += 1;
+    this.#pieces = this.#pieces.slice(0, pieces);
+    this.#inFlight = 0;
+    this.#acknowledgedEnd = pieces;
+    for (const { operation } of this.#pieces) {
+      this.#acknowledgements += operation.acknowledged === 0 ? 1 : 0;
+      if (operation.acknowledged === 0 && !operation.isOptional)
+        operation.acknowledged = this.#acknowledgements;
+    }
   }
 
   /** From now on `found` is what the device contains; nothing is under way any more. */
@@ -191,9 +284,11 @@ export class Oracle {
   decode(bytes: Buffer, first = 0): Int32Array {
     const found = new Int32Array(bytes.byteLength / sectorBytes);
     for (let i = 0; i < found.length; i += 1) {
-      const sector = bytes.subarray(i * sectorBytes, (i + 1) * sectorBytes);
+      const at = i * sectorBytes;
       found[i] =
-        decodeSector(sector, first + i) ?? this.#payloads.get(sector.toString('latin1')) ?? foreign;
+        decodeSector(bytes, at, first + i) ??
+        this.#payloads.get(bytes.toString('latin1', at, at + sectorBytes)) ??
+        foreign;
     }
     return found;
   }
@@ -261,10 +356,12 @@ export class Oracle {
 const show = (value: number): string =>
   value === 0 ? 'zeros' : value === foreign ? 'foreign bytes' : `write ${value}`;
 
+const stampBytes = 16;
+
 /** The bytes of a stamped write. */
 export function stamp(first: number, count: number, value: number): Buffer {
   const bytes = Buffer.alloc(count * sectorBytes);
-  const unit = Buffer.alloc(16);
+  const unit = Buffer.alloc(stampBytes);
   for (let i = 0; i < count; i += 1) {
     unit.writeUInt32LE(first + i, 0);
     unit.writeUInt32LE(value, 4);
@@ -276,15 +373,14 @@ export function stamp(first: number, count: number, value: number): Buffer {
 }
 
 /** Counter of a stamped sector, 0 of a zero one, undefined of anything else; a torn stamp is something else. */
-function decodeSector(bytes: Buffer, sector: number): number | undefined {
+function decodeSector(bytes: Buffer, at: number, sector: number): number | undefined {
   // Equal to itself shifted by a stamp: 32 times the same.
-  if (bytes.compare(bytes, 0, sectorBytes - 16, 16, sectorBytes) !== 0) return undefined;
-  const number = bytes.readUInt32LE(0);
-  const value = bytes.readUInt32LE(4);
-  if (number === 0 && value === 0 && bytes.readUInt32LE(8) === 0) {
-    return bytes.readUInt32LE(12) === 0 ? 0 : undefined;
-  }
-  const isStamp =
-    bytes.readUInt32LE(8) === ~number >>> 0 && bytes.readUInt32LE(12) === ~value >>> 0;
+  const end = at + sectorBytes;
+  if (bytes.compare(bytes, at, end - stampBytes, at + stampBytes, end) !== 0) return undefined;
+  const number = bytes.readUInt32LE(at);
+  const value = bytes.readUInt32LE(at + 4);
+  const [inverse, inverseValue] = [bytes.readUInt32LE(at + 8), bytes.readUInt32LE(at + 12)];
+  if (number === 0 && value === 0 && inverse === 0) return inverseValue === 0 ? 0 : undefined;
+  const isStamp = inverse === ~number >>> 0 && inverseValue === ~value >>> 0;
   return isStamp && number === sector ? value : undefined;
 }

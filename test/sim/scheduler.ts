@@ -4,6 +4,7 @@
  *
  * Invariants:
  * - between two events every microtask of the code under test has run
+ * - time never goes back
  * - an event of a dead process is dropped: a crash is silence, not an error
  * - the same seed and the same code give the same order of events
  */
@@ -18,6 +19,14 @@ export class SimProcess {
   constructor(name: string) {
     this.name = name;
   }
+}
+
+/** Who waits for something to become true while events run. */
+interface Waiter {
+  readonly until: () => boolean;
+  eventsLeft: number;
+  readonly resolve: (isTrue: boolean) => void;
+  readonly reject: (error: unknown) => void;
 }
 
 interface SimEvent {
@@ -37,8 +46,12 @@ export class Scheduler {
   nowMs = 0;
   /** Events run so far; a bound for runs that never end. */
   ran = 0;
+  /** How far the wall clock is set off; nothing about data may depend on it. */
+  wallOffsetMs = 0;
   readonly #heap: SimEvent[] = [];
   #order = 0;
+  #waiters: Waiter[] = [];
+  #isDriving = false;
 
   constructor(seed: number) {
     this.seed = seed;
@@ -68,8 +81,13 @@ export class Scheduler {
     this.after((this.random.below(1000) / 1000) * delayMs, task, owner);
   }
 
+  /** Of one boot: a monotonic clock begins anew with each. */
   clock(): Clock {
-    return { wallMs: () => wallStartMs + Math.floor(this.nowMs), monotonicMs: () => this.nowMs };
+    const bootMs = this.nowMs;
+    return {
+      wallMs: () => wallStartMs + Math.floor(this.nowMs + this.wallOffsetMs),
+      monotonicMs: () => this.nowMs - bootMs,
+    };
   }
 
   timers(owner: SimProcess): Timers {
@@ -82,16 +100,53 @@ export class Scheduler {
   }
 
   /** Run events until `until` holds. @returns false when there is nothing left to run, or after `eventsMax` events */
-  async run(until: () => boolean, eventsMax = 1_000_000): Promise<boolean> {
-    for (let count = 0; ; count += 1) {
-      await drainMicrotasks();
-      if (until()) return true;
-      const event = count < eventsMax ? this.#pop() : undefined;
-      if (event === undefined) return false;
-      this.nowMs = event.atMs;
-      this.ran += 1;
-      event.task();
+  run(until: () => boolean, eventsMax = 1_000_000): Promise<boolean> {
+    return new Promise((resolve, reject) => {
+      this.#waiters.push({ until, eventsLeft: eventsMax, resolve, reject });
+      if (this.#isDriving) return;
+      this.#isDriving = true;
+      setImmediate(() => this.#drive());
+    });
+  }
+
+  /** One synchronous loop for as long as anybody waits: a hop of the event loop for each event would cost more than the event. */
+  #drive(): void {
+    try {
+      for (;;) {
+        drainMicrotasks();
+        if (this.#waiters.length === 0) return;
+        if (this.#answer((waiter) => waiter.until(), true)) continue;
+        if (this.#answer((waiter) => waiter.eventsLeft === 0, false)) continue;
+        const event = this.#pop();
+        if (event === undefined) this.#answer(() => true, false);
+        else this.#runEvent(event);
+      }
+    } finally {
+      this.#isDriving = false;
     }
+  }
+
+  #runEvent(event: SimEvent): void {
+    // After a stall of the event loop its timers are late, and time does not go back.
+    this.nowMs = Math.max(this.nowMs, event.atMs);
+    this.ran += 1;
+    for (const waiter of this.#waiters) waiter.eventsLeft -= 1;
+    try {
+      event.task();
+    } catch (error) {
+      const waiters = this.#waiters;
+      this.#waiters = [];
+      for (const { reject } of waiters) reject(error);
+    }
+  }
+
+  /** @returns whether somebody was answered, who goes on when the microtasks run */
+  #answer(isDue: (waiter: Waiter) => boolean, answer: boolean): boolean {
+    const due = this.#waiters.filter(isDue);
+    if (due.length === 0) return false;
+    this.#waiters = this.#waiters.filter((waiter) => !due.includes(waiter));
+    for (const { resolve } of due) resolve(answer);
+    return true;
   }
 
   runUntilIdle(): Promise<boolean> {
@@ -169,8 +224,5 @@ export class Scheduler {
 const isBefore = (a: SimEvent, b: SimEvent): boolean =>
   a.atMs < b.atMs || (a.atMs === b.atMs && a.order < b.order);
 
-/** setImmediate runs after every microtask that is ready, and after those that they make ready. */
-const drainMicrotasks = (): Promise<void> =>
-  new Promise((resolve) => {
-    setImmediate(resolve);
-  });
+/** Node itself calls it between two callbacks: runs every microtask that is ready, and those that they make ready. */
+const { _tickCallback: drainMicrotasks } = process as unknown as { _tickCallback(): void };

@@ -29,6 +29,8 @@ export class SegmentWatch {
   #relocated = new Set<number>();
   /** Blocks that the guest wrote and that are in no segment yet. */
   readonly #unpublished = new Set<number>();
+  /** The log of the volume that is watched, or undefined while it is not open. */
+  follow: () => string | undefined = () => undefined;
   #overwritten = 0;
   #isAheadOfJournal = false;
   #hasWritten = false;
@@ -76,11 +78,16 @@ export class SegmentWatch {
           body: readonly Uint8Array[],
         ): Promise<PutResult> => {
           const result = await store.putIfAbsent(scope, key, body);
-          if (result.outcome === 'created' && key.includes('/seg/')) this.#look(key, body);
+          if (result.outcome === 'created' && this.#isFollowed(key)) this.#look(key, body);
           return result;
         },
       },
     });
+  }
+
+  #isFollowed(key: string): boolean {
+    const log = this.follow();
+    return log !== undefined && key.startsWith(`logs/${log}/seg/`);
   }
 
   #look(key: string, body: readonly Uint8Array[]): void {
