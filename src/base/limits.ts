@@ -371,10 +371,68 @@ export const limitTable = {
   cleanLivePercent: limit(
     70,
     'percent',
-    'a segment with a smaller live share is cleaned (LSVD starts there)',
+    'less live than this and space is worth a copy: of all that a volume stores under load, of one segment when it is idle',
   ),
-  cleanSegmentBytesMin: limit(1 * MiB, 'bytes', 'smaller segments are not worth a copy'),
-  cleanBlocksPerPass: limit(8192, 'count', '32 MiB moved in one pass'),
+  cleanForcedPercent: limit(
+    50,
+    'percent',
+    'with less live of what a volume stores cleaning no longer gives way to guests: space stays bounded under any load',
+  ),
+  cleanUrgentPercent: limit(
+    90,
+    'percent',
+    'rule S9: in a store that is nearly full segments with a smaller live share are cleaned',
+  ),
+  cleanUrgentBytes: limit(
+    256 * MiB,
+    'bytes',
+    'rule S9: free space above the reserve below which cleaning is urgent; eight batches before guests would be held',
+  ),
+  cleanFreedBytesMin: limit(1 * MiB, 'bytes', 'a pass that gives back less is not worth two roots'),
+  cleanBlocksPerPass: limit(4096, 'count', '16 MiB moved in one pass, in memory meanwhile'),
+  cleanGenerations: limit(
+    1,
+    'count',
+    'what survived cleaning is told apart from what did not; telling more apart moved more (DD-0014)',
+  ),
+  cleanSegmentsPerPass: limit(256, 'count', 'small segments that one pass may put together'),
+  cleanStepBytes: limit(
+    1 * MiB,
+    'bytes',
+    'read in one step of cleaning, after which guests get their turn',
+  ),
+  cleanGapBytes: limit(
+    64 * KiB,
+    'bytes',
+    'dead bytes read along with live ones rather than asking twice',
+  ),
+  cleanPlugBlocks: limit(
+    2,
+    'count',
+    'a hole of 8 KiB between two moved runs is moved along, so that files stay in one piece (LSVD)',
+  ),
+  cleanPauseMaxMs: limit(200, 'ms', 'longest pause of cleaning for the sake of guests'),
+  cleanRoundsMax: limit(
+    16,
+    'count',
+    'rule S9: passes while a batch waits for space; then it is tried again later',
+  ),
+  cleanStoredBytesMin: limit(
+    128 * MiB,
+    'bytes',
+    'a log that stores less is cleaned when it is idle: its few segments are all young',
+  ),
+  deadRootBytes: limit(
+    32 * MiB,
+    'bytes',
+    'dead bytes for which a root is written early, when its pages are few beside them',
+  ),
+  deadRootFactor: limit(32, 'count', 'how many times what the pages of the root take'),
+  positionsAgeMs: limit(
+    10_000,
+    'ms',
+    'age of the list of snapshots and forks by which segments are chosen for cleaning; nothing is deleted by it',
+  ),
   holdMs: limit(
     2000,
     'ms',

@@ -1,138 +1,288 @@
 /**
  * Cleaning: copying the live blocks of segments that are mostly dead to the end of the log, so that the segments die whole.
  *
- * A moved block is an index entry (block, old pointer, new pointer) that is applied, live and in recovery, only where the
- * map still holds the old pointer (G1): a write that came between is never undone. Segments that a snapshot or fork needs
- * are left alone, because moving their blocks would free nothing.
+ *   chosen segments -> index -> blocks that the map still finds there -> read in large windows -> a *move*
+ *   move -> one segment of its own -> applied to the map like any other, where it still fits
  *
- * The threshold is one number: a segment is a candidate when its live share is below `cleanLivePercent`, the emptiest first.
+ * Invariants:
+ * - a moved block is an index entry (block, old pointer, new pointer) that is applied, live and in recovery, only where the
+ *   map still holds the old pointer (G1): a write that came between is never undone. So a move may be gathered while
+ *   guests write, and be published whenever it is its turn;
+ * - gathering changes nothing: it reads segments and the map; only `finishMove`, in the publisher's turn, touches pages;
+ * - what survived cleaning lies in segments of its own, in order of blocks, so hot and cold do not mix, and what survived
+ *   before is not mixed with what survives now (`generation`);
+ * - a segment in which cleaning meets damage is left as it is, for `volume check` to name.
+ *
+ * A hole of at most `cleanPlugBlocks` between two moved runs is moved along (LSVD's hole plugging), when the runs are longer than
+ * the hole: what was written in one piece is read in one piece again.
  */
-import { DvceError, limits } from '../base/index.ts';
+import { crc32c, DvceError, limits } from '../base/index.ts';
 import type { HlfsContext } from './context.ts';
 import type { LogWriter } from './log-writer.ts';
+import { fanout } from './map-page.ts';
 import { blockBytes } from './pointer.ts';
 import { segmentDataOffset } from './segment-format.ts';
 import type { IndexRun } from './segment-index.ts';
 import { isHeld } from './segment-table.ts';
 import { readHeader, readIndex } from './segments.ts';
 
-interface Moved {
+/** A block where the map found it. */
+interface Place {
   readonly block: number;
   readonly segment: number;
   readonly offset: number;
   readonly checksum: number;
 }
 
-/** Segments worth cleaning, the emptiest first. Exported for the property test of the threshold (B-13). */
-export function cleaningCandidates(writer: LogWriter, positions: readonly number[]): number[] {
-  const { state, table } = writer;
-  return [...table.rows]
-    .filter(([number, row]) => {
-      const liveBytes = row.live * blockBytes;
-      return (
-        row.death === 0 &&
-        row.bytes >= limits.cleanSegmentBytesMin &&
-        number < state.olderRoot &&
-        liveBytes * 100 < row.bytes * limits.cleanLivePercent &&
-        !isHeld(number, 0, positions)
-      );
-    })
-    .sort(([, a], [, b]) => a.live / a.bytes - b.live / b.bytes)
-    .map(([number]) => number);
+type Moved = Place & { readonly bytes: Buffer };
+
+/** Live content of segments, read and on its way. */
+export interface Move {
+  /** Segments that nothing lives in afterwards but map pages, which the next root moves. */
+  readonly emptied: readonly number[];
+  readonly moved: readonly Moved[];
+  /** Map pages that lie in them. */
+  readonly pages: readonly { readonly segment: number; readonly keys: readonly number[] }[];
+  readonly generation: number;
 }
 
-/** One pass: at most a segment's worth of live blocks. @returns whether something was moved */
-export async function cleanOnce(
-  context: HlfsContext,
+export interface GatherOptions {
+  readonly context: HlfsContext;
+  readonly writer: LogWriter;
+  /** Segments to be emptied. */
+  readonly numbers: readonly number[];
+  readonly generation: number;
+  /** Positions of snapshots and forks, ascending. */
+  readonly positions: readonly number[];
+  readonly damaged: Set<number>;
+  /** Runs one short piece of work, and lets others run before the next. */
+  readonly step: <T>(work: () => Promise<T>) => Promise<T>;
+}
+
+/** @returns null when nothing lives there */
+export async function gatherMove(options: GatherOptions): Promise<Move | null> {
+  const moved: Moved[] = [];
+  const pages: Move['pages'][number][] = [];
+  const emptied: number[] = [];
+  for (const number of options.numbers) {
+    const found = await readUndamaged(options, number);
+    if (found === null) continue;
+    for (const each of found.moved) moved.push(each);
+    if (found.keys.length > 0) pages.push({ segment: number, keys: found.keys });
+    emptied.push(number);
+  }
+  if (moved.length === 0 && pages.length === 0) return null;
+  moved.sort((a, b) => a.block - b.block);
+  const plugs = await options.step(() => readPlugs(options, moved));
+  if (plugs.length > 0) moved.push(...plugs);
+  if (plugs.length > 0) moved.sort((a, b) => a.block - b.block);
+  return { emptied, moved, pages, generation: options.generation };
+}
+
+/** What lives in a segment; null when it is damaged, or gone meanwhile. */
+async function readUndamaged(
+  options: GatherOptions,
+  number: number,
+): Promise<{ moved: Moved[]; keys: number[] } | null> {
+  const { writer, damaged, context, step } = options;
+  const moved: Moved[] = [];
+  try {
+    const { places, keys } = await step(() => livePart(options, number));
+    for (const window of windowsOf(places))
+      for (const each of await step(() => readWindow(writer, window))) moved.push(each);
+    return { moved, keys };
+  } catch (error) {
+    if (!isDamage(error)) throw error;
+    if (!writer.table.rows.has(number)) return null;
+    const facts = { segment: number, reason: error.message };
+    context.logger.error(facts, 'cleaning leaves a damaged segment');
+    damaged.add(number);
+    return null;
+  }
+}
+
+/**
+ * Publish a gathered move and apply it, in the publisher's turn; in several segments when its blocks touch more map pages
+ * than a batch may. @returns the numbers of its segments
+ */
+export async function finishMove(writer: LogWriter, move: Move): Promise<number[]> {
+  for (const { segment, keys } of move.pages) await rewritePages(writer, segment, keys);
+  // What was overwritten since it was read would be dead at birth.
+  const moved = move.moved.filter((each) => isThere(writer, each) !== false);
+  const numbers: number[] = [];
+  for (const part of partsOf(moved, writer.map.batchPagesMax)) {
+    const covered = writer.state.coveredSeq;
+    const data = part.map(({ bytes }) => bytes);
+    await writer.publishBatch({ data, runs: relocationRuns(part) }, covered + 1, covered);
+    numbers.push(writer.state.next - 1);
+  }
+  return numbers;
+}
+
+/** Each page makes those above it dirty too, of which the upper two levels have few. */
+const pagesEach = 3;
+
+async function rewritePages(
   writer: LogWriter,
-  positions: readonly number[],
-  damaged: Set<number>,
-): Promise<boolean> {
-  const moved: (Moved & { readonly bytes: Buffer })[] = [];
+  segment: number,
+  keys: readonly number[],
+): Promise<void> {
+  const { map, rootFacts } = writer;
+  const perSlice = Math.max(1, Math.floor(map.batchPagesMax / pagesEach));
+  for (let at = 0; at < keys.length; at += perSlice) {
+    const slice = keys.slice(at, at + perSlice);
+    const isFull = map.dirtyPages + slice.length * pagesEach > map.batchPagesMax;
+    if (isFull && map.dirtyPages > 0 && rootFacts !== null) await writer.publishRoot(rootFacts());
+    await map.rewritePagesOf(segment, slice);
+  }
+}
+
+/** Parts whose blocks lie in at most so many pages. */
+function partsOf(moved: readonly Moved[], pagesMax: number): Moved[][] {
+  const parts: Moved[][] = [];
   let pages = 0;
-  for (const number of cleaningCandidates(writer, positions)) {
-    if (damaged.has(number)) continue;
-    const row = writer.table.rows.get(number);
-    if (row === undefined || moved.length + row.live > limits.cleanBlocksPerPass) break;
-    try {
-      const found = await liveBlocks(context, writer, number);
-      moved.push(...(await readMoved(writer, found.blocks)));
-      await writer.map.rewritePagesOf(number, found.pages);
-      pages += found.pages.length;
-    } catch (error) {
-      if (!isDamage(error)) throw error;
-      context.logger.error(
-        { segment: number, reason: error.message },
-        'cleaning leaves a damaged segment',
-      );
-      damaged.add(number);
+  let last = -1;
+  for (const each of moved) {
+    const leaf = Math.floor(each.block / fanout);
+    if (leaf !== last) pages += pagesEach;
+    if (parts.length === 0 || (leaf !== last && pages > pagesMax)) {
+      parts.push([]);
+      pages = pagesEach;
+    }
+    last = leaf;
+    parts.at(-1)?.push(each);
+  }
+  return parts;
+}
+
+/** The blocks and pages of a segment that the map still finds there. */
+async function livePart(
+  { context, writer }: GatherOptions,
+  number: number,
+): Promise<{ places: Place[]; keys: number[] }> {
+  const places: Place[] = [];
+  const keys: number[] = [];
+  const header = await readHeader(context.store, writer.state.log, number);
+  if (header === undefined) return { places, keys };
+  for (const run of await readIndex(context.store, header)) {
+    if (run.kind === 'pages') keys.push(...run.keys);
+    if (run.kind !== 'data' && run.kind !== 'relocation') continue;
+    for (const place of placesOf(number, run)) {
+      if (await isFoundThere(writer, place)) places.push(place);
     }
   }
-  if (moved.length === 0) return pages > 0;
-  moved.sort((a, b) => a.block - b.block);
-  const data = moved.map(({ bytes }) => bytes);
-  const covered = writer.state.coveredSeq;
-  await writer.publishBatch({ data, runs: relocationRuns(moved) }, covered + 1, covered);
-  return true;
+  return { places: places.sort((a, b) => a.offset - b.offset), keys };
 }
 
-async function liveBlocks(
-  context: HlfsContext,
-  writer: LogWriter,
-  number: number,
-): Promise<{ blocks: Moved[]; pages: number[] }> {
-  const blocks: Moved[] = [];
-  const pages: number[] = [];
-  const header = await readHeader(context.store, writer.state.log, number);
-  if (header === undefined) return { blocks, pages };
-  for (const run of await readIndex(context.store, header)) {
-    if (run.kind === 'pages') pages.push(...run.keys);
-    if (run.kind === 'data' || run.kind === 'relocation')
-      for (let i = 0; i < run.checksums.length; i += 1) {
-        const place = { segment: number, offset: run.offset + i * blockBytes };
-        const live = await liveBlock(writer, run.block + i, place);
-        if (live !== undefined) blocks.push(live);
-      }
-  }
-  return { blocks, pages };
+const placesOf = (
+  segment: number,
+  run: { readonly block: number; readonly offset: number; readonly checksums: readonly number[] },
+): Place[] =>
+  run.checksums.map((checksum, i) => ({
+    block: run.block + i,
+    segment,
+    offset: run.offset + i * blockBytes,
+    checksum,
+  }));
+
+async function isFoundThere(writer: LogWriter, place: Place): Promise<boolean> {
+  // A page may be evicted as soon as it is there; what cannot be told is moved another time.
+  for (let tries = 0; tries < 3 && isThere(writer, place) === undefined; tries += 1)
+    await writer.map.load(place.block);
+  return isThere(writer, place) === true;
 }
 
-/** The block, when the map still says that it lies there. */
-async function liveBlock(
-  writer: LogWriter,
-  block: number,
-  place: { readonly segment: number; readonly offset: number },
-): Promise<Moved | undefined> {
-  if (writer.map.find(block) === undefined) await writer.map.load(block);
+/** Does the map say that the block lies there? undefined when a page has to be loaded first. */
+function isThere(writer: LogWriter, { block, segment, offset }: Place): boolean | undefined {
   const now = writer.map.find(block);
-  const isThere =
-    now?.kind === 'block' && now.segment === place.segment && now.offset === place.offset;
-  return isThere ? { block, ...place, checksum: now.checksum } : undefined;
+  if (now === undefined) return undefined;
+  return now.kind === 'block' && now.segment === segment && now.offset === offset;
 }
 
 const isDamage = (error: unknown): error is DvceError =>
   error instanceof DvceError &&
   (error.code === 'SEGMENT_DAMAGED' || error.code === 'SEGMENT_MISSING');
 
-async function readMoved(
-  writer: LogWriter,
-  moved: readonly Moved[],
-): Promise<(Moved & { readonly bytes: Buffer })[]> {
-  const data: (Moved & { readonly bytes: Buffer })[] = [];
-  for (const each of moved) {
-    const { segment, offset, checksum } = each;
-    const target = Buffer.allocUnsafe(blockBytes);
-    await new Promise<void>((resolve, reject) => {
-      writer.reader.readBlocks(segment, offset, [checksum], target, (error) =>
-        error ? reject(error) : resolve(),
-      );
-    });
-    data.push({ ...each, bytes: target });
+/** Places that are read at once: close to each other, in order of their offsets. */
+function windowsOf(places: readonly Place[]): Place[][] {
+  const windows: Place[][] = [];
+  let start = 0;
+  let end = Number.NEGATIVE_INFINITY;
+  for (const place of places) {
+    const isNear = place.offset - end <= limits.cleanGapBytes;
+    if (!isNear || place.offset + blockBytes - start > limits.cleanStepBytes) {
+      windows.push([]);
+      start = place.offset;
+    }
+    windows.at(-1)?.push(place);
+    end = place.offset + blockBytes;
   }
-  return data;
+  return windows;
 }
 
-function relocationRuns(moved: readonly Moved[]): IndexRun[] {
+/** One read past every cache; each block is checked against its checksum, what lies between them is looked at no further. */
+async function readWindow(writer: LogWriter, window: readonly Place[]): Promise<Moved[]> {
+  const [first] = window;
+  const last = window.at(-1);
+  if (first === undefined || last === undefined) return [];
+  const { store } = writer.reader;
+  const key = writer.reader.key(first.segment);
+  const bytes = Buffer.allocUnsafe(last.offset + blockBytes - first.offset);
+  await new Promise<void>((resolve, reject) => {
+    store.read(key, first.offset, bytes, (error) => (error ? reject(error) : resolve()));
+  });
+  // Only what is moved is kept until the segment is written.
+  const kept = Buffer.allocUnsafeSlow(window.length * blockBytes);
+  return window.map((place, i) => {
+    const at = place.offset - first.offset;
+    const block = kept.subarray(i * blockBytes, (i + 1) * blockBytes);
+    bytes.copy(block, 0, at, at + blockBytes);
+    if (crc32c(block) === place.checksum) return { ...place, bytes: block };
+    throw new DvceError('SEGMENT_DAMAGED', {
+      name: key,
+      reason: `the block at offset ${place.offset} does not fit its checksum`,
+    });
+  });
+}
+
+/** The blocks of small holes between moved runs, where the map has them in segments that may be emptied. */
+async function readPlugs(options: GatherOptions, moved: readonly Moved[]): Promise<Moved[]> {
+  const { writer, positions } = options;
+  const plugs: Moved[] = [];
+  for (const block of holesBetween(moved)) {
+    const now = writer.map.find(block);
+    if (now?.kind !== 'block' || now.segment < writer.state.firstNumber) continue;
+    if (isHeld(now.segment, 0, positions) || options.damaged.has(now.segment)) continue;
+    try {
+      plugs.push(...(await readWindow(writer, [{ block, ...now }])));
+    } catch (error) {
+      if (!isDamage(error)) throw error; // it stays where it is
+    }
+  }
+  return plugs;
+}
+
+/** Blocks of holes that are short, and shorter than the moved runs on both sides. Exported for its test. */
+export function holesBetween(moved: readonly { readonly block: number }[]): number[] {
+  const runs: { first: number; end: number }[] = [];
+  for (const { block } of moved) {
+    const last = runs.at(-1);
+    if (last?.end === block) last.end += 1;
+    else runs.push({ first: block, end: block + 1 });
+  }
+  const blocks: number[] = [];
+  runs.forEach(({ first, end }, i) => {
+    const before = runs[i - 1];
+    if (before === undefined) return;
+    const hole = first - before.end;
+    const shorter = Math.min(end - first, before.end - before.first);
+    if (hole > limits.cleanPlugBlocks || hole * 2 > shorter) return;
+    for (let block = before.end; block < first; block += 1) blocks.push(block);
+  });
+  return blocks;
+}
+
+function relocationRuns(moved: readonly Place[]): IndexRun[] {
   const runs: {
     kind: 'relocation';
     block: number;

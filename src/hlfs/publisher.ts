@@ -1,22 +1,22 @@
 /**
- * The publisher of a volume: one loop that takes frozen batches in order, publishes them, writes roots, deletes what is dead
- * and cleans. It is the only caller of the log writer.
+ * The publisher of a volume: one loop that takes frozen batches in order, publishes them, writes roots, and in between lets
+ * the reclaimer give space back. Both are the only callers of the log writer, one at a time.
  *
  * Invariants:
  * - batches are published in journal order, one at a time (S3); a batch leaves the list of layers only after the map has it;
  * - the journal is told that records are covered only when a durable segment or root says so and the store confirmed enough
  *   replicas (S5);
  * - a failure that may pass (store away, full) is tried again with growing pauses while the volume is open, and the batch
- *   stays readable; any other failure is final and makes the volume read-only;
- * - guest data does not go into the last `storeReserveBytes` of the store: those are for roots, trims and cleaning (S9).
+ *   stays readable; any other failure is final and makes the volume read-only.
  */
 import { DvceError, limits, sleep, toDvceError } from '../base/index.ts';
 import { type Batch, buildBatch, releaseBatch } from './batch.ts';
-import { cleanOnce } from './cleaner.ts';
 import type { HlfsContext } from './context.ts';
+import type { Foreground } from './foreground.ts';
 import type { Journal } from './journal.ts';
 import type { LogWriter } from './log-writer.ts';
 import type { Overlay } from './overlay.ts';
+import { mayPass, Reclaimer } from './reclaimer.ts';
 import { segmentFlags } from './segment-format.ts';
 
 export interface RootFacts {
@@ -37,8 +37,9 @@ export interface PublisherOptions {
   readonly writer: LogWriter;
   readonly journal: Journal;
   readonly replicasMin: number;
+  readonly foreground: Foreground;
   readonly rootFacts: () => RootFacts;
-  /** Positions of snapshots and forks of this log, read now. */
+  /** Positions of snapshots and forks of this log, read now, ascending. */
   readonly positions: () => Promise<readonly number[]>;
   readonly readBlock: (block: number, target: Buffer) => Promise<void>;
   /** A batch is in the map and is no layer any more. */
@@ -56,13 +57,12 @@ export class Publisher {
   #running = false;
   #reclaimWanted = false;
   #waiting: DvceError | null = null;
-  /** Positions of snapshots and forks as they were read last; null while they were not needed. */
-  held: readonly number[] | null = null;
   #failed: DvceError | null = null;
   #idleWaiters: (() => void)[] = [];
   #unconfirmed = false;
-  /** Segments in which cleaning met damage: they stay as they are, for `volume check` to name. */
-  readonly #damaged = new Set<number>();
+  readonly #reclaimer: Reclaimer;
+  /** The last thing that was published is a move: waiting batches are next. */
+  #hasMoved = false;
   #isLast = false;
   /** A batch is on its way to the store. */
   #isSending = false;
@@ -73,6 +73,26 @@ export class Publisher {
   constructor(options: PublisherOptions) {
     this.#options = options;
     options.writer.rootFacts = options.rootFacts;
+    const { context, writer, foreground, positions, rootFacts } = options;
+    this.#reclaimer = new Reclaimer({
+      context,
+      writer,
+      foreground,
+      positions,
+      writeRoot: () => writer.publishRoot(rootFacts()),
+      signal: this.#stopped.signal,
+      onReady: () => this.#start(),
+    });
+  }
+
+  /** Positions of snapshots and forks as they were read last; null while they were not needed. */
+  get held(): readonly number[] | null {
+    return this.#reclaimer.held;
+  }
+
+  /** Bytes that cleaning put into the store. */
+  get movedBytes(): number {
+    return this.#reclaimer.movedBytes;
   }
 
   /** Why publishing does not get on right now, or null. */
@@ -108,6 +128,7 @@ export class Publisher {
   async stop(): Promise<void> {
     this.#stopped.abort();
     await this.idle();
+    await this.#reclaimer.settled();
   }
 
   #start(): void {
@@ -122,18 +143,43 @@ export class Publisher {
         const waiters = this.#idleWaiters;
         this.#idleWaiters = [];
         for (const resolve of waiters) resolve();
+        // What came in the turn in which the loop ended.
+        if (this.#hasWork) this.#start();
       });
+  }
+
+  get #hasWork(): boolean {
+    if (this.frozen.length > 0) return true;
+    return !this.#isLast && (this.#reclaimer.hasMove || this.#reclaimWanted);
   }
 
   async #loop(): Promise<void> {
     while (!this.#stopped.signal.aborted && !this.#failed) {
       const batch = this.frozen[0];
-      if (batch !== undefined) await this.#patiently(() => this.#publish(batch));
-      else if (this.#reclaimWanted && !this.#isLast) {
+      if (this.#isTimeToMove(batch)) {
+        await this.#patiently(() => this.#reclaimer.publishMove());
+        this.#hasMoved = true;
+        if (batch === undefined) this.reclaim();
+        else this.#reclaimer.consider();
+      } else if (batch !== undefined) {
+        await this.#patiently(() => this.#publish(batch));
+        this.#hasMoved = false;
+        if (!this.#isLast) this.#reclaimer.consider();
+      } else if (this.#reclaimWanted && !this.#isLast) {
         this.#reclaimWanted = false;
         await this.#patiently(() => this.#reclaim());
       } else return;
     }
+  }
+
+  /** Batches and moves take turns; a journal that fills up comes first, as long as space is not pressing. */
+  #isTimeToMove(batch: FrozenBatch | undefined): boolean {
+    if (!this.#reclaimer.hasMove || this.#isLast) return false;
+    if (batch === undefined) return true;
+    if (this.#hasMoved) return false;
+    const { usedBytes, quotaBytes } = this.#options.journal;
+    const isFilling = usedBytes * 100 >= quotaBytes * limits.journalSlowPercent;
+    return this.#reclaimer.isPressing || !isFilling;
   }
 
   /** Repeat `step` while its failure may pass. */
@@ -167,7 +213,8 @@ export class Publisher {
       this.#unconfirmed ||= replicas < this.#options.replicasMin;
     }
     const isMarkOnly = overlay.lastSeq > writer.state.coveredSeq;
-    if (batch.onRoot !== null || writer.rootIsDue || isMarkOnly) {
+    const isRootDue = writer.rootIsDue || this.#reclaimer.rootIsWorthIt;
+    if (batch.onRoot !== null || isRootDue || isMarkOnly) {
       // A batch of marks alone has no segment; the root says how far it reaches.
       writer.reach(overlay.lastSeq);
       const root = await writer.publishRoot(
@@ -176,11 +223,11 @@ export class Publisher {
       );
       this.#leave(batch);
       batch.onRoot?.(root);
-      await this.#deleteDead();
+      await this.#reclaimer.rooted();
       return;
     }
     this.#leave(batch);
-    if (writer.state.newestRoot !== rootBefore) await this.#deleteDead();
+    if (writer.state.newestRoot !== rootBefore) await this.#reclaimer.rooted();
   }
 
   async #build(overlay: Overlay): Promise<Batch> {
@@ -212,7 +259,8 @@ export class Publisher {
     this.#isSending = true;
     this.#buildAhead();
     try {
-      await this.#guardReserve(built);
+      const bytes = built.data.reduce((sum, part) => sum + part.byteLength, 0);
+      await this.#reclaimer.guardReserve(bytes);
       return await this.#options.writer.publishBatch(built, firstSeq, lastSeq);
     } finally {
       this.#isSending = false;
@@ -233,61 +281,9 @@ export class Publisher {
     onSpace();
   }
 
-  /** S9: guest data stops before the reserve; space is made first. */
-  async #guardReserve(batch: Batch): Promise<void> {
-    const { store } = this.#options.context;
-    const needed = batch.data.reduce((sum, part) => sum + part.byteLength, 0);
-    const reserve = async (): Promise<boolean> => {
-      const { freeBytes, totalBytes } = await store.space();
-      return freeBytes - needed >= Math.min(limits.storeReserveBytes, totalBytes / 20);
-    };
-    if (needed === 0 || (await reserve())) return;
-    await this.#makeSpace();
-    if (await reserve()) return;
-    throw new DvceError('NO_SPACE', {
-      where: store.location,
-      reason: 'only the reserve for roots, trims and cleaning is left',
-    });
-  }
-
-  async #makeSpace(): Promise<void> {
-    const { writer, rootFacts } = this.#options;
-    // Two roots let go of what is dead; cleaning needs space itself and comes last.
-    for (let round = 0; round < 2 && writer.table.hasDead; round += 1) {
-      await writer.publishRoot(rootFacts());
-      await this.#deleteDead();
-    }
-  }
-
-  /** What cannot be deleted now is deleted after a later root. */
-  async #deleteDead(): Promise<void> {
-    const { writer, positions, context } = this.#options;
-    if (!writer.table.hasDead) return;
-    try {
-      this.held = await positions();
-      await writer.deleteDead(this.held, this.#stopped.signal);
-    } catch (error) {
-      const failure = toDvceError(error);
-      if (!mayPass(failure)) throw failure;
-      context.logger.warn({ code: failure.code, reason: failure.message }, 'dead segments stay');
-    }
-  }
-
-  /** Idle: write the roots that dead segments wait for, and clean what is mostly dead. */
   async #reclaim(): Promise<void> {
-    const { writer, rootFacts, positions, context } = this.#options;
-    await writer.finish();
-    if (this.frozen.length > 0) return this.reclaim(); // guests come first
-    const held = await positions();
-    this.held = held;
-    const cleaned = await cleanOnce(context, writer, held, this.#damaged);
-    for (let round = 0; round < 3; round += 1) {
-      if (this.frozen.length > 0) return this.reclaim();
-      if (!cleaned && writer.table.reclaimableBytes(held) < limits.reclaimBytesMin) return;
-      await writer.publishRoot(rootFacts());
-      await writer.deleteDead(held, this.#stopped.signal);
-    }
-    if (cleaned) this.reclaim();
+    const isMore = await this.#reclaimer.reclaim(() => this.frozen.length === 0);
+    if (isMore) this.reclaim();
   }
 
   #fail(error: DvceError): void {
@@ -297,9 +293,6 @@ export class Publisher {
     this.#options.onFailed(error);
   }
 }
-
-const mayPass = (error: DvceError): boolean =>
-  error.code === 'NO_SPACE' || error.code === 'STORE_UNAVAILABLE' || error.code === 'TIMED_OUT';
 
 function assertFirst(frozen: readonly FrozenBatch[], batch: FrozenBatch): void {
   if (frozen[0] !== batch)

@@ -8,15 +8,29 @@
  *   - no snapshot or fork of this log has its position between birth and death (G2).
  * Only the log that wrote a segment deletes it: numbers of the base are not in the table.
  */
+import { blockBytes } from './pointer.ts';
 import type { SegmentRow } from './root-format.ts';
+
+/** What the segments that no position holds take, and what of them is needed. */
+export interface Usage {
+  readonly storedBytes: number;
+  readonly liveBytes: number;
+  /** Of segments in which nothing lives any more; further roots let them go. */
+  readonly deadBytes: number;
+}
 
 export class SegmentTable {
   readonly rows: Map<number, SegmentRow>;
   storedBytes = 0;
+  /** Units that the map refers to, in all segments. */
+  liveUnits = 0;
 
   constructor(rows: Map<number, SegmentRow>) {
     this.rows = rows;
-    for (const row of rows.values()) this.storedBytes += row.bytes;
+    for (const row of rows.values()) {
+      this.storedBytes += row.bytes;
+      this.liveUnits += row.live;
+    }
   }
 
   /** Adding one that is there changes nothing: a segment may be applied again after a failure. */
@@ -31,6 +45,7 @@ export class SegmentTable {
     if (row === undefined) return;
     row.live += 1;
     row.death = 0;
+    this.liveUnits += 1;
   }
 
   /** A unit of `number` is released because of segment `at`. */
@@ -38,6 +53,7 @@ export class SegmentTable {
     const row = this.rows.get(number);
     if (row === undefined) return;
     row.live -= 1;
+    this.liveUnits -= 1;
     if (row.live === 0) row.death = at;
   }
 
@@ -56,7 +72,7 @@ export class SegmentTable {
   /**
    * Segments that may go.
    * @param olderRoot the older of the two newest durable roots, 0 when there is none
-   * @param positions of snapshots and forks of this log
+   * @param positions of snapshots and forks of this log, ascending
    */
   deletable(olderRoot: number, positions: readonly number[]): number[] {
     const out: number[] = [];
@@ -66,31 +82,43 @@ export class SegmentTable {
     return out;
   }
 
-  /** Bytes of dead segments that no position holds: what further roots would let go. */
-  reclaimableBytes(positions: readonly number[]): number {
-    let sum = 0;
-    for (const [number, row] of this.rows)
-      if (row.death !== 0 && !isHeld(number, row.death, positions)) sum += row.bytes;
-    return sum;
-  }
-
-  /** Bytes in segments that no position holds and that the newest map does not refer to: what cleaning can give back. */
-  debtBytes(positions: readonly number[], unitBytes: number): number {
-    let sum = 0;
-    for (const [number, row] of this.rows)
-      if (!isHeld(number, row.death, positions))
-        sum += Math.max(0, row.bytes - row.live * unitBytes);
-    return sum;
+  /** @param positions ascending */
+  usage(positions: readonly number[]): Usage {
+    const usage = { storedBytes: 0, liveBytes: 0, deadBytes: 0 };
+    for (const [number, row] of this.rows) {
+      if (isHeld(number, row.death, positions)) continue;
+      usage.storedBytes += row.bytes;
+      usage.liveBytes += liveBytes(row);
+      if (row.death !== 0) usage.deadBytes += row.bytes;
+    }
+    return usage;
   }
 
   remove(number: number): void {
     const row = this.rows.get(number);
     if (row === undefined) return;
     this.storedBytes -= row.bytes;
+    this.liveUnits -= row.live;
     this.rows.delete(number);
   }
 }
 
-/** G2: does a position lie between birth and death? A death of 0 is none. */
-export const isHeld = (birth: number, death: number, positions: readonly number[]): boolean =>
-  positions.some((position) => birth <= position && (death === 0 || position < death));
+/** What of a segment is needed, without what frames it. */
+export const liveBytes = (row: Readonly<SegmentRow>): number =>
+  Math.min(row.bytes, row.live * blockBytes);
+
+/**
+ * G2: does a position lie between birth and death? A death of 0 is none.
+ * @param positions ascending: a volume may have 100,000 snapshots, and each segment is asked about
+ */
+export function isHeld(birth: number, death: number, positions: readonly number[]): boolean {
+  let low = 0;
+  let high = positions.length;
+  while (low < high) {
+    const middle = (low + high) >>> 1;
+    if ((positions[middle] ?? 0) < birth) low = middle + 1;
+    else high = middle;
+  }
+  const first = positions[low];
+  return first !== undefined && (death === 0 || first < death);
+}

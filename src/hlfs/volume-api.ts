@@ -66,6 +66,8 @@ export interface VolumeStatistics {
   readonly dirtyBytes: number;
   /** Bytes of segments put into the store since the volume was opened. */
   readonly publishedBytes: number;
+  /** What of them cleaning wrote. */
+  readonly movedBytes: number;
   /** Code of what keeps batches from being published right now, or null. */
   readonly publishingWaits: string | null;
   /** Bytes in the store that nothing needs any more and cleaning has not given back. */

@@ -42,8 +42,16 @@ export function statisticsOf(parts: StatisticsParts): VolumeStatistics {
     dirtyBytes,
     publishedBytes: writer.publishedBytes,
     publishingWaits: publisher.waiting?.code ?? null,
-    gcDebtBytes: publisher.held === null ? 0 : writer.table.debtBytes(publisher.held, blockBytes),
+    gcDebtBytes: debtBytes(writer, publisher),
+    movedBytes: publisher.movedBytes,
     segments: writer.table.rows.size,
     ...counts,
   };
+}
+
+/** What cleaning can give back: bytes of segments that no position holds and that the newest map does not refer to. */
+function debtBytes({ table }: LogWriter, { held }: Publisher): number {
+  if (held === null) return 0;
+  const { storedBytes, liveBytes } = table.usage(held);
+  return storedBytes - liveBytes;
 }

@@ -22,6 +22,7 @@ import {
 import type { HlfsContext } from './context.ts';
 import { Cuts, type MakeSnapshot } from './cuts.ts';
 import { listExtents } from './extents.ts';
+import { Foreground } from './foreground.ts';
 import type { Appended, Journal } from './journal.ts';
 import { carriedBase } from './journal-slot.ts';
 import { type Layers, readLayers } from './layers.ts';
@@ -84,6 +85,7 @@ export class Volume implements OpenVolume {
   readonly #writeLayers: WriteLayers;
   readonly #layers: Layers;
   readonly #queue: RequestQueue;
+  readonly #foreground: Foreground;
   readonly cuts: Cuts;
   readonly #readBuffers = new Slab({ zeroed: false });
   #reclaimTimer: Timer | null = null;
@@ -110,6 +112,7 @@ export class Volume implements OpenVolume {
       rotational: false,
     };
     this.#writer = writer;
+    this.#foreground = new Foreground(context.clock, context.timers);
     this.#flushMark = parts.flushMark;
     this.#journal = parts.journal({
       onMoved: (records) => this.#writeLayers.move(records),
@@ -120,6 +123,7 @@ export class Volume implements OpenVolume {
       writer,
       journal: this.#journal,
       replicasMin: 1,
+      foreground: this.#foreground,
       rootFacts: () => ({ sizeBytes: this.sizeBytes, flushMark: this.#flushMark }),
       positions: () => this.#positions(),
       readBlock: (block, target) => this.#readMapped(block, target),
@@ -191,22 +195,25 @@ export class Volume implements OpenVolume {
     const first = Math.floor(offset / blockBytes);
     const count = Math.floor((offset + length - 1) / blockBytes) - first + 1;
     const target = this.#readBuffers.take(count * blockBytes);
+    const ended = this.#foreground.timed('read', done);
     readLayers(this.#layers, first, count, target, (error, dataBlocks) => {
       const start = offset - first * blockBytes;
-      if (error) done(error, []);
-      else done(null, [dataBlocks === 0 ? length : target.subarray(start, start + length)]);
+      if (error) ended(error, []);
+      else ended(null, [dataBlocks === 0 ? length : target.subarray(start, start + length)]);
     });
   }
 
   write(offset: number, data: Buffer, options: WriteOptions, done: Done): void {
     this.#counts.writes += 1;
     this.#counts.writtenBytes += data.byteLength;
-    this.#push({ kind: 'write', offset, length: data.byteLength, payload: data }, options, done);
+    const ended = this.#foreground.timed('write', done);
+    this.#push({ kind: 'write', offset, length: data.byteLength, payload: data }, options, ended);
   }
 
   flush(done: Done): void {
     this.#counts.flushes += 1;
-    this.#push({ kind: 'flush', offset: 0, length: 0, payload: null }, noOptions, done);
+    const ended = this.#foreground.timed('flush', done);
+    this.#push({ kind: 'flush', offset: 0, length: 0, payload: null }, noOptions, ended);
   }
 
   /** Whole blocks inside of the range become holes; the edges stay as they are (J9). */
@@ -298,7 +305,8 @@ export class Volume implements OpenVolume {
   /** Positions whose segments must stay (G2): of documents, and of snapshots whose document is being written. */
   async #positions(): Promise<readonly number[]> {
     const { unnamed } = this.cuts;
-    return [...(await this.#parts.positions()), ...unnamed];
+    const positions = [...(await this.#parts.positions()), ...unnamed];
+    return positions.sort((a, b) => a - b);
   }
 
   grow(sizeBytes: number): void {

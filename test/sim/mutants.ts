@@ -103,8 +103,8 @@ export const mutants: readonly Mutant[] = [
   {
     name: 'G2 segments go although a snapshot needs them',
     file: 'src/hlfs/segment-table.ts',
-    find: 'positions.some((position) => birth <= position && (death === 0 || position < death));',
-    replace: 'positions.some((position) => position < 0 && birth < death);',
+    find: 'return first !== undefined && (death === 0 || first < death);',
+    replace: 'return first !== undefined && first < 0 && first < death;',
   },
   {
     name: 'S1 names are given before bodies are durable',
