@@ -7,7 +7,7 @@
 # a line with name, size and SHA-256 for each file. Needs dpkg-deb and, for what is missing in node_modules, npm.
 set -u
 root=$(cd -- "$(dirname -- "$0")/.." && pwd) || exit 70
-"$root/scripts/install.sh" || exit
+"$root/scripts/install.sh" >&2 || exit # the lines on standard output are the files
 case $(uname -m) in x86_64) arch=x64 ;; aarch64) arch=arm64 ;; *) arch=unknown ;; esac
 PATH=$root/node_modules/node-linux-$arch/bin:$root/node_modules/.bin:$PATH
 export PATH
