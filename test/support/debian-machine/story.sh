@@ -47,13 +47,13 @@ changed() { [ "$(main_pid "$1")" != "$2" ] && [ "$(main_pid "$1")" != 0 ]; }
 stopped_is_restarted() { # UNIT: SIGSTOP, so that it gives no sign of life
   local old; old=$(main_pid "$1")
   kill -STOP "$old"
-  until_true 300 changed "$1" "$old" && until_true 90 systemctl is-active "$1"
+  until_true 300 changed "$1" "$old" && until_true 240 systemctl is-active "$1"
   journalctl -u "$1" | grep -i watchdog
 }
 killed_is_restarted() {
   local old; old=$(main_pid "$1")
   kill -9 "$old"
-  until_true 60 changed "$1" "$old" && until_true 90 systemctl is-active "$1"
+  until_true 120 changed "$1" "$old" && until_true 240 systemctl is-active "$1"
 }
 api_by_group() {
   useradd -m -G dvce member; useradd -m stranger
@@ -99,7 +99,7 @@ client_reads() { client "$uri" 'read -P 0x5a 0 4M' && client "$uri" 'read -P 0xa
 # The guest's last 64 writes lie on its disk without a gap, and none that it was told of is missing.
 guest_writes_are_there() {
   local sector number least=4294967295 most=0 uri
-  uri=$(dvce volume export $disk --socket --read-only) || return 1
+  dvce snapshot create $disk@end && uri=$(dvce volume export $disk@end --socket) || return 1
   qemu-img convert -f raw -O raw "$uri" $log.disk || return 1
   for sector in {1..64}; do
     number=$(od -An -tu4 -j $((sector * 512)) -N 4 $log.disk | tr -d ' ')
@@ -123,6 +123,12 @@ upgrade() {
   sed -i '$ a # changed by hand' /etc/dvce/dvce.yaml
   local agent blockd; agent=$(main_pid dvce-agent); blockd=$(main_pid dvce-blockd)
   dpkg -i /story/new.deb && running && changed dvce-agent "$agent" && changed dvce-blockd "$blockd"
+}
+away_ms() { # UNIT: from the begin of its last stop until it was ready again
+  local left back
+  left=$(systemctl show -p ActiveExitTimestampMonotonic --value "$1")
+  back=$(systemctl show -p ActiveEnterTimestampMonotonic --value "$1")
+  echo $(((back - left) / 1000))
 }
 new_version() {
   local text; text=$(dvce status -o json | tr -d ' \n')
@@ -166,6 +172,7 @@ step 'a blockd without signs of life is started again' stopped_is_restarted dvce
 step 'the guest waited again and writes on' eval 'same_guest && writes_on'
 step 'removing is refused under a running guest' refused
 step 'upgrades to a higher version' upgrade
+echo "blockd was away for $(away_ms dvce-blockd) ms, the agent for $(away_ms dvce-agent) ms"
 step 'the guest writes on through the upgrade' eval 'same_guest && writes_on'
 step 'what the client wrote survived the upgrade' client_reads
 step 'agent and blockd are the new ones' new_version
