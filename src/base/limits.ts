@@ -132,6 +132,18 @@ export const limitTable = {
     'count',
     'a longer burst is a higher rate: saving up for it takes hours',
   ),
+  turnBytes: limit(
+    256 * KiB,
+    'bytes',
+    'work of all volumes of a thread in one turn of its event loop while several are used: a few tenths of a millisecond',
+  ),
+  turnBytesMin: limit(
+    64 * KiB,
+    'bytes',
+    'of one volume, however many there are: the piece in which a socket is read',
+  ),
+  turnUsedMs: limit(1000, 'ms', 'a volume that had a request in this time is in use'),
+  turnCountMs: limit(50, 'ms', 'how often the volumes in use are counted'),
   rateAllowanceMs: limit(
     100,
     'ms',

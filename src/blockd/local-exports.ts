@@ -33,7 +33,9 @@ import {
   type RequestFigures,
   RequestMeter,
   sumOfFigures,
+  ThreadTurns,
   Throttle,
+  type TurnShare,
 } from '../nbd/index.ts';
 import type {
   ExportActivity,
@@ -51,6 +53,7 @@ interface LocalExport {
   readonly server: NbdServer;
   readonly throttle: Throttle;
   readonly meter: RequestMeter;
+  readonly share: TurnShare;
 }
 
 export class LocalExports {
@@ -58,10 +61,12 @@ export class LocalExports {
   readonly #exports = new Map<ExportKey, LocalExport>();
   /** Of exports that are closed. */
   #ended: readonly RequestFigures[];
+  readonly #turns: ThreadTurns;
 
   constructor(context: HlfsContext) {
     this.#context = context;
     this.#ended = new RequestMeter(context.clock).read();
+    this.#turns = new ThreadTurns(context.clock, context.timers);
   }
 
   async open(spec: ExportSpec, signal: AbortSignal): Promise<OpenedFacts> {
@@ -70,6 +75,7 @@ export class LocalExports {
     const { volume: id, snapshot } = spec;
     const volume = snapshot === null ? await openVolume(this.#context, id) : undefined;
     const reader = volume ?? (await this.#openSnapshot(spec));
+    const share = this.#turns.share();
     try {
       const backend = spec.readOnlyReason === null ? reader : readOnly(reader, spec.readOnlyReason);
       const throttle = new Throttle(this.#context.clock, this.#context.timers);
@@ -77,9 +83,11 @@ export class LocalExports {
       if (volume !== undefined)
         throttle.set((await requireHead(this.#context, id)).value.limits ?? {});
       const meter = new RequestMeter(this.#context.clock);
-      const server = await this.#serve(spec, backend, throttle, meter);
-      this.#exports.set(spec.key, { spec, reader, volume, server, throttle, meter });
+      const parts = { throttle, meter, share };
+      const server = await this.#serve(spec, backend, parts);
+      this.#exports.set(spec.key, { spec, reader, volume, server, ...parts });
     } catch (error) {
+      share.close();
       await reader.close();
       throw error;
     }
@@ -107,8 +115,7 @@ export class LocalExports {
   async #serve(
     spec: ExportSpec,
     backend: BlockBackend,
-    throttle: Throttle,
-    meter: RequestMeter,
+    { throttle, meter, share }: Pick<LocalExport, 'throttle' | 'meter' | 'share'>,
   ): Promise<NbdServer> {
     const { timers, logger } = this.#context;
     const server = new NbdServer({
@@ -116,6 +123,7 @@ export class LocalExports {
       timers,
       logger,
       meter,
+      share,
     });
     await server.listenUnix(spec.socketPath, { mode: 0o660 });
     return server;
@@ -175,6 +183,7 @@ export class LocalExports {
     try {
       await found.reader.close();
     } finally {
+      found.share.close();
       this.#ended = sumOfFigures([this.#ended, found.meter.read()]);
       this.#exports.delete(key);
     }

@@ -21,6 +21,7 @@ import { Handshake } from './handshake.ts';
 import type { RequestMeter } from './request-meter.ts';
 import { certificateOf, type ServerTls, secureServerSide } from './server-tls.ts';
 import { Transmission } from './transmission.ts';
+import type { TurnShare } from './turns.ts';
 
 export interface ConnectionHost {
   readonly provider: ExportProvider;
@@ -32,6 +33,7 @@ export interface ConnectionHost {
   readonly bytesInFlightMax: number;
   readonly budget: { bytes: number; readonly bytesMax: number };
   readonly meter: RequestMeter | null;
+  readonly share: TurnShare | null;
   shuttingDown(): boolean;
   /** The connection has chosen an export. */
   chosen(connection: Connection): void;
@@ -171,6 +173,7 @@ export class Connection {
         budget: host.budget,
         meter: host.meter,
         throttle: opened.throttle ?? null,
+        share: host.share,
         pause: () => void this.#socket.pause(),
         resume: () => void this.#socket.resume(),
         end: () => this.#finished(),

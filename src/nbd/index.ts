@@ -25,6 +25,7 @@ export {
 export * from './server.ts';
 export type { ServerTls } from './server-tls.ts';
 export { Throttle, type ThrottleFigures } from './throttle.ts';
+export { ThreadTurns, type TurnShare } from './turns.ts';
 export { CopyOnWriteBackend } from './wrappers/copy-on-write.ts';
 export { DelayBackend } from './wrappers/delay.ts';
 export { ErrorBackend, type ErrorRule } from './wrappers/error.ts';

@@ -13,6 +13,7 @@ import type { ExportProvider } from './exports.ts';
 import { listen, listenOnUnixSocket, type UnixSocketOptions } from './listen.ts';
 import type { RequestMeter } from './request-meter.ts';
 import type { ServerTls } from './server-tls.ts';
+import type { TurnShare } from './turns.ts';
 
 export interface NbdServerOptions {
   readonly exports: ExportProvider;
@@ -27,6 +28,8 @@ export interface NbdServerOptions {
   readonly connectionsMax?: number;
   /** Takes the time of every request that a backend answers. */
   readonly meter?: RequestMeter;
+  /** Where other servers of the thread have the same claim to its time. */
+  readonly share?: TurnShare;
 }
 
 export interface TcpOptions {
@@ -63,6 +66,7 @@ export class NbdServer {
       bytesInFlightMax: options.bytesPerConnection ?? limits.nbdBytesPerConnection,
       budget: { bytes: 0, bytesMax: limits.nbdBytesPerServer },
       meter: options.meter ?? null,
+      share: options.share ?? null,
       shuttingDown: () => this.#closing,
       chosen: (connection) => void this.#halfOpen.delete(connection),
       gone: (connection) => this.#gone(connection),

@@ -15,40 +15,15 @@
  *   finishing  ignored         sent       last reply written: io.end(), then dead()
  *   dead       ignored         dropped    last backend call returned: io.idle()
  */
-import type { Writable } from 'node:stream';
-import { assert, DvceError, limits, type Timers } from '../base/index.ts';
+import { assert, DvceError } from '../base/index.ts';
 import type { BlockBackend, RequestOrigin, WriteOptions, ZeroOptions } from './backend.ts';
-import { commandFlags, commands, type ReplyMode } from './constants.ts';
+import { commandFlags, commands } from './constants.ts';
+import { HeldInput } from './held-input.ts';
 import { ReplyEncoder, sumOf } from './replies.ts';
 import { ReplyWriter } from './reply-writer.ts';
-import type { RequestMeter } from './request-meter.ts';
 import { RequestParser } from './request-parser.ts';
 import { checkRequest, type Request, type RequestRules, withPayload } from './requests.ts';
-import type { Throttle } from './throttle.ts';
-
-export interface TransmissionIo {
-  readonly socket: Writable;
-  readonly timers: Timers;
-  readonly inFlightMax: number;
-  readonly bytesInFlightMax: number;
-  /** Bytes in flight of all connections of the server. */
-  readonly budget: { bytes: number; readonly bytesMax: number };
-  readonly meter: RequestMeter | null;
-  readonly throttle: Throttle | null;
-  pause(): void;
-  resume(): void;
-  /** Everything asked for is answered: close the connection in order. */
-  end(): void;
-  /** The stream is lost: drop the connection. */
-  destroy(reason: string): void;
-  /** Dead, and nothing is left in the backend. */
-  idle(): void;
-}
-
-export interface Negotiated {
-  readonly mode: ReplyMode;
-  readonly blockStatus: boolean;
-}
+import type { Negotiated, TransmissionIo } from './transmission-io.ts';
 
 type State = 'open' | 'finishing' | 'dead';
 
@@ -67,9 +42,9 @@ export class Transmission {
   #bytesInFlight = 0;
   #inBackend = 0;
   /** Input that arrived while there was no room. Reading goes on for a while, to see the end of a dead connection. */
-  #held: Buffer[] = [];
-  #heldBytes = 0;
+  readonly #held = new HeldInput();
   #stalled = false;
+  #waitsForTurn = false;
   #ended = false;
   #idleReported = false;
   #restarting = false;
@@ -114,7 +89,7 @@ export class Transmission {
   receive(bytes: Buffer): void {
     if (this.#state !== 'open') return;
     if (this.#stalled) this.#hold(bytes);
-    else this.#feed(bytes);
+    else this.#feed(bytes, false);
   }
 
   /** Planned restart: read nothing more, finish what was read, send no error for the rest (it is asked again). */
@@ -135,7 +110,7 @@ export class Transmission {
     this.#parser.stop();
     this.#io.throttle?.forget(this.#origin);
     this.#writer.close();
-    this.#dropHeld();
+    this.#held.clear();
     this.#io.budget.bytes -= this.#bytesInFlight;
     this.#reportIdle();
   }
@@ -150,28 +125,39 @@ export class Transmission {
     if (this.#state !== 'dead') this.#io.budget.bytes += bytes;
   }
 
-  #feed(bytes: Buffer): void {
-    if (this.#io.meter !== null) this.#fedAt = this.#io.meter.now();
+  /** `isHeld`: these bytes were held, and stay valid. */
+  #feed(bytes: Buffer, isHeld: boolean): void {
+    const { meter, share } = this.#io;
+    if (meter !== null) this.#fedAt = meter.now();
+    share?.begin();
     this.#writer.held = true;
     const taken = this.#parser.feed(bytes);
     this.#writer.held = false;
     this.#writer.flush();
+    share?.input(taken);
     // A request may be waiting for room even when all bytes were taken.
-    const stall = this.#state === 'open' && (taken < bytes.length || this.#parser.waiting);
-    if (!stall) return;
+    const isUsedUp = share?.isUsedUp === true;
+    const stall = taken < bytes.length || this.#parser.waiting || isUsedUp;
+    if (this.#state !== 'open' || !stall) return;
     this.#stalled = true;
-    this.#hold(bytes.subarray(taken));
+    this.#held.putBack(bytes.subarray(taken), isHeld);
+    if (this.#held.isFull) this.#io.pause();
+    if (isUsedUp) this.#leaveTurn();
+  }
+
+  /** The volume has done its share of this turn. The socket is read on, so that the end of a dead connection is seen (N6). */
+  #leaveTurn(): void {
+    if (this.#waitsForTurn) return;
+    this.#waitsForTurn = true;
+    this.#io.share?.wait(() => {
+      this.#waitsForTurn = false;
+      this.#goOn();
+    });
   }
 
   #hold(bytes: Buffer): void {
-    this.#held.push(Buffer.from(bytes));
-    this.#heldBytes += bytes.length;
-    if (this.#heldBytes >= limits.nbdHeldInputBytes) this.#io.pause();
-  }
-
-  #dropHeld(): void {
-    this.#held = [];
-    this.#heldBytes = 0;
+    this.#held.add(bytes);
+    if (this.#held.isFull) this.#io.pause();
   }
 
   #written(requests: number, bytes: number): void {
@@ -179,17 +165,22 @@ export class Transmission {
     this.#account(-bytes);
     if (this.#state === 'dead') return;
     if (this.#state === 'finishing') this.#endWhenDone();
-    if (!this.#stalled || this.#state !== 'open') return;
-    const held = Buffer.concat(this.#held);
+    this.#goOn();
+  }
+
+  /** There is room again: what was held comes first. */
+  #goOn(): void {
+    if (!this.#stalled || this.#waitsForTurn || this.#state !== 'open') return;
     this.#stalled = false;
-    this.#dropHeld();
-    this.#feed(held);
+    // Feeding nothing, too, tries the request that waits.
+    do this.#feed(this.#held.take(), true);
+    while (!this.#stalled && !this.#held.isEmpty);
     if (!this.#stalled && this.#state === 'open') this.#io.resume();
   }
 
   #finish(): void {
     this.#state = 'finishing';
-    this.#dropHeld();
+    this.#held.clear();
     this.#writer.flush();
     this.#endWhenDone();
   }
@@ -214,15 +205,16 @@ export class Transmission {
   }
 
   #admit(request: Request): boolean {
-    const { inFlightMax, bytesInFlightMax, budget } = this.#io;
+    const { inFlightMax, bytesInFlightMax, budget, share } = this.#io;
     const bytes = request.accountedBytes;
-    if (this.#inFlight >= inFlightMax) return false;
+    if (this.#inFlight >= inFlightMax || share?.isUsedUp === true) return false;
     // One request alone always goes through, so that no connection waits for another.
     const full =
       this.#bytesInFlight + bytes > bytesInFlightMax || budget.bytes + bytes > budget.bytesMax;
     if (full && bytes > 0 && this.#inFlight > 0) return false;
     this.#inFlight += 1;
     this.#account(bytes);
+    share?.request(request.type, request.length);
     return true;
   }
 
