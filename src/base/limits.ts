@@ -143,6 +143,11 @@ export const limitTable = {
     'of one volume, however many there are: the piece in which a socket is read',
   ),
   turnUsedMs: limit(1000, 'ms', 'a volume that had a request in this time is in use'),
+  placingLookMs: limit(
+    1000,
+    'ms',
+    'how busy a thread is, is known over this time at least; volumes opened together are counted instead',
+  ),
   turnCountMs: limit(50, 'ms', 'how often the volumes in use are counted'),
   rateAllowanceMs: limit(
     100,

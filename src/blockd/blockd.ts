@@ -112,7 +112,7 @@ function startWorkers(
   world: BlockdWorld,
   { hlfs, view }: Opened,
 ): WorkerPool {
-  const { directory, timers, fatal } = world;
+  const { directory, clock, timers, fatal } = world;
   return new WorkerPool({
     count: options.workers ?? Math.min(availableParallelism(), 4),
     setup: {
@@ -124,6 +124,7 @@ function startWorkers(
       logLevel: options.logLevel,
       foreground: options.foreground,
     },
+    clock,
     timers,
     onFatal: (thread, error) => fatal(error, thread.onlyVolume),
     onChanged: (key) => view.changed(key),

@@ -4,12 +4,20 @@
  * Invariants:
  * - a worker that fails takes the process with it (rule N4): `onFatal` is called once; nothing is restarted inside of a
  *   process that is in an unknown state;
- * - an export lives in one worker from open to close, the least loaded one at that time.
+ * - an export lives in one worker from open to close, the least loaded one at that time (placing.ts).
  */
 import { Worker } from 'node:worker_threads';
-import { DvceError, limits, type Timers, toDvceError, type VolumeId } from '../base/index.ts';
+import {
+  type Clock,
+  DvceError,
+  limits,
+  type Timers,
+  toDvceError,
+  type VolumeId,
+} from '../base/index.ts';
 import { type CallOptions, CallTable } from './calls.ts';
 import { isRecord } from './lines.ts';
+import { leastLoaded, type ThreadLoad } from './placing.ts';
 import {
   type ExportKey,
   volumeOfKey,
@@ -31,6 +39,21 @@ export class WorkerThread {
   readonly #worker: Worker;
   readonly #calls: CallTable;
   #stopping = false;
+  /** When its time was looked at, what the clocks of its event loop said, and how busy it was before that. */
+  #looked = { atMs: 0, idle: 0, active: 0, busyShare: 0 };
+
+  /** Of late: over a second at least, so that opening one volume does not count for the next. */
+  load(clock: Clock): ThreadLoad {
+    const { atMs, idle, active, busyShare } = this.#looked;
+    const nowMs = clock.monotonicMs();
+    const exports = this.exports.size;
+    if (nowMs - atMs < limits.placingLookMs) return { busyShare, exports };
+    const now = this.#worker.performance.eventLoopUtilization();
+    const passed = now.idle + now.active - idle - active;
+    const share = atMs === 0 || passed <= 0 ? 0 : (now.active - active) / passed;
+    this.#looked = { atMs: nowMs, idle: now.idle, active: now.active, busyShare: share };
+    return { busyShare: share, exports };
+  }
 
   /** The volume that it serves, when it serves exactly one (N4: who is to blame). */
   get onlyVolume(): VolumeId | null {
@@ -90,6 +113,7 @@ export class WorkerThread {
 export interface WorkerPoolOptions {
   readonly count: number;
   readonly setup: Omit<WorkerSetup, 'index'>;
+  readonly clock: Clock;
   readonly timers: Timers;
   readonly onFatal: (thread: WorkerThread, error: DvceError) => void;
   /** A worker wrote a document of the store, or may have. */
@@ -98,22 +122,21 @@ export interface WorkerPoolOptions {
 
 export class WorkerPool {
   readonly threads: readonly WorkerThread[];
+  readonly #clock: Clock;
 
-  constructor({ count, setup, timers, onFatal, onChanged }: WorkerPoolOptions) {
+  constructor({ count, setup, clock, timers, onFatal, onChanged }: WorkerPoolOptions) {
+    this.#clock = clock;
     this.threads = Array.from(
       { length: count },
       (_, index) => new WorkerThread({ ...setup, index }, timers, onFatal, onChanged),
     );
   }
 
-  /** The worker with the fewest exports; the lower index of equals, so that a run can be repeated. */
   leastLoaded(): WorkerThread {
-    const [first, ...others] = this.threads;
-    if (first === undefined) throw new DvceError('INTERNAL', { reason: 'there is no worker' });
-    return others.reduce(
-      (best, thread) => (thread.exports.size < best.exports.size ? thread : best),
-      first,
-    );
+    const chosen =
+      this.threads[leastLoaded(this.threads.map((thread) => thread.load(this.#clock)))];
+    if (chosen === undefined) throw new DvceError('INTERNAL', { reason: 'there is no worker' });
+    return chosen;
   }
 
   async stop(timeoutMs: number): Promise<void> {

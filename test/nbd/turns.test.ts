@@ -176,3 +176,34 @@ t.test('N6 the end of a dead connection is seen behind what waits for its turn',
   for (const task of deferred.splice(0)) task();
   t.equal(backend.options.length, before, 'nothing more of it reached the backend');
 });
+
+t.test('input that waits stays in order, however it was cut', async (t) => {
+  const clock = { nowMs: 1000, wallMs: () => 0, monotonicMs: () => clock.nowMs };
+  const turns = new ThreadTurns(clock, systemTimers);
+  const backend = new MemoryBackend({ sizeBytes: 4 * MiB });
+  const [share, other] = [turns.share(), turns.share()];
+  const running = await startServer(backend, { share });
+  t.teardown(running.stop);
+  const client = await running.connect();
+  await enter(client, 'compact');
+  other.begin();
+  share.begin();
+  clock.nowMs += limits.turnCountMs;
+  // Lengths that never end where a piece does.
+  const payloads = Array.from({ length: 500 }, (_, i) => Buffer.alloc(700 + i, i));
+  const places = payloads.map((_, i) => i * 4096);
+  client.send(
+    Buffer.concat(
+      payloads.map((payload, i) => {
+        const { length } = payload;
+        return request('compact', { type: 1, offset: places[i] ?? 0, length, payload });
+      }),
+    ),
+  );
+  let failed = 0;
+  for (const _ of payloads) failed += (await readAnswer(client, 'compact')).errno;
+  t.equal(failed, 0);
+  const isThere = (payload: Buffer, i: number): boolean =>
+    backend.content(places[i] ?? 0, payload.length).equals(payload);
+  t.ok(payloads.every(isThere), 'every byte at its place');
+});
