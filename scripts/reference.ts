@@ -7,7 +7,7 @@ import { cliPage } from './reference/cli.ts';
 import { configPage, configSchemaDocument } from './reference/config.ts';
 import { metricsPage } from './reference/metrics.ts';
 import { openApiDocument } from './reference/openapi.ts';
-import { errorsPage, limitsPage } from './reference/tables.ts';
+import { errorsPage, findingsPage, limitsPage } from './reference/tables.ts';
 
 const folder = new URL('../docs/reference/', import.meta.url);
 const pages: Readonly<Record<string, string>> = {
@@ -15,6 +15,7 @@ const pages: Readonly<Record<string, string>> = {
   'config.md': configPage(),
   'dvce-config.schema.json': configSchemaDocument(),
   'errors.md': errorsPage(),
+  'findings.md': findingsPage(),
   'limits.md': limitsPage(),
   'metrics.md': metricsPage(),
   'openapi.json': await openApiDocument(),

@@ -146,7 +146,8 @@ export class ApiClient {
         query,
         ...(signal === undefined ? {} : { signal }),
       }),
-    check: (path: string) => this.#send<Operation>('POST', `${urls.volume(path)}/check`, {}),
+    check: (path: string, body: { repair?: boolean } = {}) =>
+      this.#send<Operation>('POST', `${urls.volume(path)}/check`, body),
     recover: (path: string) =>
       this.#send<VolumeRecovery>(
         'POST',

@@ -503,6 +503,26 @@ export const limitTable = {
     'bytes',
     'console output that one viewer has not taken; beyond it that viewer is disconnected',
   ),
+  checkFindingsMax: limit(
+    1000,
+    'count',
+    'findings of one check that are listed; more come from one cause, and are counted',
+  ),
+  checkRangesMax: limit(
+    256,
+    'count',
+    'ranges of a volume that one finding names; a report of all findings stays readable and below what an answer may have',
+  ),
+  checkPagesKnownMax: limit(
+    1_000_000,
+    'count',
+    'map pages that a check remembers as good: the map of a full TiB; beyond it shared pages are read again',
+  ),
+  checkSegmentsKnownMax: limit(
+    32_768,
+    'count',
+    'segments of which a check remembers the good blocks, 2 KiB each; beyond it shared blocks are read again',
+  ),
   volumeCheckMs: limit(86_400_000, 'ms', 'a day: checking a volume reads all of it'),
   agentReturnMs: limit(5000, 'ms', 'a command that waits gives an agent this time to come back'),
   agentReturnPollMs: limit(200, 'ms', 'pause between two looks whether it is back'),

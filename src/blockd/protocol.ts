@@ -119,6 +119,23 @@ export interface CheckFinding {
   readonly severity: 'error' | 'warning';
   readonly object: string;
   readonly detail: string;
+  readonly advice: string;
+  readonly ranges: readonly {
+    readonly of: string;
+    readonly offset: number;
+    readonly length: number;
+  }[];
+  readonly omittedRanges: number;
+  readonly concerns: readonly string[];
+  readonly repair: 'none' | 'possible' | 'done';
+}
+
+export interface VolumeCheckAnswer {
+  readonly findings: readonly CheckFinding[];
+  /** Findings that are not listed, because there are too many. */
+  readonly omitted: number;
+  readonly segments: number;
+  readonly bytes: number;
 }
 
 export interface DiffRange {
@@ -259,8 +276,9 @@ export interface ControlMethods {
     result: VolumeInfo;
   };
   'volume.check': {
-    params: { path: string };
-    result: { findings: CheckFinding[]; segments: number; bytes: number };
+    /** `repair` puts right what can be without losing anything; nobody may have the volume open then. */
+    params: { path: string; repair?: boolean };
+    result: VolumeCheckAnswer;
   };
   /** Give up what lies beyond a damaged journal record. */
   'volume.recover': {

@@ -99,7 +99,7 @@ export const paramSchemas: Readonly<Record<ControlMethod, JsonSchema>> = {
     protected: optional(flag),
     limits: optional(rateLimits),
   }),
-  'volume.check': closed({ path }),
+  'volume.check': closed({ path, repair: optional(flag) }),
   'volume.recover': closed({ path, acceptLoss: flag }),
   'volume.attach': closed({ path, attachId: identifier, vm: Type.String({ maxLength: 255 }) }),
   'volume.detach': closed({ path, attachId: identifier }),

@@ -29,7 +29,7 @@ import {
 import { warningsFor } from './capacity.ts';
 import type { ControlHandlers } from './control-server.ts';
 import type { NodeContext } from './node-context.ts';
-import type { VolumeInfo } from './protocol.ts';
+import type { VolumeCheckAnswer, VolumeInfo } from './protocol.ts';
 import { describeVolume } from './volume-info.ts';
 
 /** The snapshot that holds the content of an image. */
@@ -106,9 +106,15 @@ export function volumeMethods(node: NodeContext): VolumeMethods {
 
     'volume.clone': (params) => clone(node, params),
 
-    'volume.check': async ({ path }, { signal, progress }) => {
-      const { id } = await getVolume(hlfs, path);
-      return pool.leastLoaded().call('check', { volume: id }, { signal, onProgress: progress });
+    'volume.check': async ({ path, repair = false }, { signal, progress }) => {
+      const options = { signal, onProgress: progress };
+      const check = ({ id }: VolumeRecord): Promise<VolumeCheckAnswer> =>
+        pool.leastLoaded().call('check', { volume: id, repair }, options);
+      if (!repair) return check(await getVolume(hlfs, path));
+      return inTurn(node, path, async (record) => {
+        await volumes.closeUnused(record.id, path);
+        return check(record);
+      });
     },
 
     'volume.recover': ({ path, acceptLoss }) =>

@@ -1,7 +1,7 @@
 /** What a worker does for the main thread (worker-protocol.ts). */
 import { limits, loopFigures } from '../base/index.ts';
 import type { HlfsContext } from '../hlfs/index.ts';
-import { checkVolume, recoverJournal } from '../hlfs/index.ts';
+import { checkVolume, listPlaces, recoverJournal } from '../hlfs/index.ts';
 import type { CallContext } from './calls.ts';
 import { contentMap } from './content-map.ts';
 import { diff } from './diff.ts';
@@ -62,18 +62,20 @@ export function workerHandlers(context: HlfsContext, thread: string): WorkerHand
       await exports.volume(key).publishAll();
       return {};
     },
-    check: async ({ volume }, { signal, progress }) => {
+    check: async ({ volume, repair }, { signal, progress }) => {
       const onProgress = (done: number, total: number | null): void =>
         progress({
           done: String(done),
           total: total === null ? null : String(total),
           unit: 'bytes',
         });
-      const result = await checkVolume(context, volume, {
+      return await checkVolume(context, volume, {
         signal,
+        repair,
         onProgress: atMost(context, onProgress),
+        pathOf: async (id) =>
+          (await listPlaces(context)).find((place) => place.volume === id)?.path ?? id,
       });
-      return { ...result, findings: [...result.findings] };
     },
     recover: ({ volume, acceptLoss }) => recoverJournal(context, volume, { acceptLoss }),
     'content.map': (params, { signal }) => contentMap(context, params, signal),

@@ -16,7 +16,7 @@ import {
 import type { SnapshotDocument, SnapshotOptions } from '../hlfs/index.ts';
 import type { RequestFigures } from '../nbd/index.ts';
 import type { LogLevel } from './options.ts';
-import type { CheckFinding, DiffRange, MapExtent, VolumeActivity } from './protocol.ts';
+import type { DiffRange, MapExtent, VolumeActivity, VolumeCheckAnswer } from './protocol.ts';
 
 export type ExportKey = string;
 
@@ -98,8 +98,8 @@ export interface WorkerMethods {
   };
   'cut.drop': { params: CutParams; result: Nothing };
   check: {
-    params: { volume: VolumeId };
-    result: { findings: CheckFinding[]; segments: number; bytes: number };
+    params: { volume: VolumeId; repair: boolean };
+    result: VolumeCheckAnswer;
   };
   recover: {
     params: { volume: VolumeId; acceptLoss: boolean };

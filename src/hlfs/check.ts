@@ -1,242 +1,263 @@
 /**
- * `volume check`: read everything that the volume's content and snapshots refer to, and compare it with its checksums;
- * compare the segment table with what is there. Finds, never repairs; every finding has a stable code.
+ * `volume check`: everything that the content of a volume and of its snapshots refers to is read and compared with its
+ * checksums; what the log, the segment table and the documents say is compared with what is there.
  *
- *   CHECK_BAD_CHECKSUM    a block or page does not fit its checksum        error
- *   CHECK_MISSING         a segment that is needed is not there            error
- *   CHECK_BAD_ROOT        a root cannot be read                            error
- *   CHECK_GAP             segments lie beyond a gap of the log             error
- *   CHECK_WRONG_COUNT     the live count of a segment is not what the map says   warning
- *   CHECK_UNREACHABLE     a segment that no table knows takes space        warning
+ * It may run while guests write, and then tells nothing that is only on its way:
+ * - the current content is read through the newest root. What cannot be read is looked up again in a root that is newer, until
+ *   the root that was read is one of the two newest: nothing that it needs can have been deleted then (L3);
+ * - what is wrong with a snapshot counts only while the snapshot still exists afterwards;
+ * - nothing is written, no pin either: it works on a store that takes no writes. Only `repair` changes something.
+ *
+ * Findings, and what each code means: check-findings.ts. What may be repaired: check-repair.ts.
  */
-import { DvceError, type LogId, type VolumeId } from '../base/index.ts';
+import { DvceError, type LogId, limits, type VolumeId } from '../base/index.ts';
+import { headKey } from './catalog-documents.ts';
+import {
+  type Bytes,
+  ContentReader,
+  everything,
+  type Failure,
+  type RootWalk,
+} from './check-content.ts';
+import {
+  checkLogDocument,
+  checkName,
+  checkPins,
+  checkSnapshot,
+  leftScopes,
+  pinsOf,
+  snapshotsOf,
+} from './check-documents.ts';
+import { type Finding, Findings } from './check-findings.ts';
+import { checkLog } from './check-log.ts';
+import { applyRepairs, type Repairs } from './check-repair.ts';
 import type { HlfsContext } from './context.ts';
+import { currentRoot, newestRootNow } from './current-root.ts';
 import { requireHead } from './heads.ts';
-import { newestRoot } from './log-recovery.ts';
-import { blockBytes, pointerOffset } from './pointer.ts';
-import { openRoot } from './roots.ts';
+import type { RootPosition } from './roots.ts';
+import type { HeadDocument, SnapshotDocument } from './schema.ts';
 import { segmentKey } from './schema.ts';
-import { listSegments, type Root, type SegmentReader } from './segments.ts';
-import { snapshotsIn } from './snapshots.ts';
-
-export interface Finding {
-  readonly code: string;
-  readonly severity: 'error' | 'warning';
-  readonly object: string;
-  readonly detail: string;
-}
+import type { Root } from './segments.ts';
+import { findSnapshot } from './snapshots.ts';
 
 export interface CheckOptions {
   readonly signal: AbortSignal;
   readonly onProgress: (doneBytes: number, totalBytes: number | null) => void;
+  /** Put right what can be put right without losing anything. Nobody else may have the volume open meanwhile. */
+  readonly repair?: boolean;
+  /** Path of a volume, to name clones; its id when left out. */
+  readonly pathOf?: (volume: VolumeId) => Promise<string>;
 }
 
 export interface CheckResult {
   readonly findings: readonly Finding[];
+  /** Findings that are not listed, because there are too many. */
+  readonly omitted: number;
   readonly segments: number;
   /** Bytes read and compared. */
   readonly bytes: number;
 }
 
-/** Blocks read at once. */
-const runBlocksMax = 256;
-
-class Checker {
-  readonly findings: Finding[] = [];
-  bytes = 0;
-  segments = 0;
-  readonly #context: HlfsContext;
-  readonly #options: CheckOptions;
-  /** Units of content already compared: snapshots share most of theirs. */
-  readonly #seen = new Set<string>();
-
-  constructor(context: HlfsContext, options: CheckOptions) {
-    this.#context = context;
-    this.#options = options;
-  }
-
-  add(code: string, severity: Finding['severity'], object: string, detail: string): void {
-    // A damaged segment is named once for each kind of finding, however many roots lead to it.
-    if (
-      !this.findings.some(
-        (each) => each.code === code && each.object === object && each.detail === detail,
-      )
-    )
-      this.findings.push({ code, severity, object, detail });
-  }
-
-  /** Everything that the root at this position refers to. @returns live units of each segment */
-  async checkRoot(log: LogId, rootSegment: number, what: string): Promise<Map<number, number>> {
-    const live = new Map<number, number>();
-    try {
-      const { map, reader } = await openRoot(this.#context, log, rootSegment);
-      const count = (segment: number): void => {
-        live.set(segment, (live.get(segment) ?? 0) + 1);
-      };
-      await map.walk({
-        page: async (level, index, pointer) => {
-          if (pointer[0] === 0) return undefined;
-          count(pointer[0]);
-          try {
-            await map.words(level, index);
-            return undefined;
-          } catch (error) {
-            this.#failed(error, `${what}: map page ${level}/${index}`);
-            return 'skip';
-          }
-        },
-        leaf: (firstBlock, words) => this.#checkLeaf(reader, firstBlock, words, what, count),
-      });
-    } catch (error) {
-      if (!(error instanceof DvceError)) throw error;
-      this.add(
-        'CHECK_BAD_ROOT',
-        'error',
-        segmentKey(log, rootSegment),
-        `${what}: ${error.message}`,
-      );
-    }
-    return live;
-  }
-
-  #failed(error: unknown, detail: string): void {
-    if (!(error instanceof DvceError)) throw error;
-    const code = error.code === 'SEGMENT_MISSING' ? 'CHECK_MISSING' : 'CHECK_BAD_CHECKSUM';
-    if (error.retryable) throw error;
-    this.add(code, 'error', String(error.context['name'] ?? ''), `${detail}: ${error.message}`);
-  }
-
-  async #checkLeaf(
-    reader: SegmentReader,
-    firstBlock: number,
-    words: Uint32Array,
-    what: string,
-    count: (segment: number) => void,
-  ): Promise<void> {
-    this.#options.signal.throwIfAborted();
-    let start = 0;
-    while (start < 256) {
-      const segment = words[start * 4] ?? 0;
-      let end = start + 1;
-      if (segment !== 0) {
-        while (end < 256 && end - start < runBlocksMax && follows(words, end)) end += 1;
-        for (let i = start; i < end; i += 1) count(segment);
-        await this.#checkRun(reader, words, start, end, `${what}: block ${firstBlock + start}`);
-      }
-      start = end;
-    }
-  }
-
-  async #checkRun(
-    reader: SegmentReader,
-    words: Uint32Array,
-    start: number,
-    end: number,
-    detail: string,
-  ): Promise<void> {
-    const segment = words[start * 4] ?? 0;
-    const offset = pointerOffset(words[start * 4 + 1] ?? 0);
-    const identity = `${reader.key(segment)}:${offset}:${end - start}`;
-    if (this.#seen.has(identity)) return;
-    this.#seen.add(identity);
-    const checksums = Array.from(
-      { length: end - start },
-      (_, i) => words[(start + i) * 4 + 3] ?? 0,
-    );
-    const target = Buffer.allocUnsafe(checksums.length * blockBytes);
-    try {
-      await new Promise<void>((resolve, reject) => {
-        reader.readBlocks(segment, offset, checksums, target, (error) =>
-          error ? reject(error) : resolve(),
-        );
-      });
-    } catch (error) {
-      this.#failed(error, detail);
-    }
-    this.bytes += target.byteLength;
-    this.#options.onProgress(this.bytes, null);
-  }
-}
-
-/** Does entry `i` continue the one before it in the same segment? */
-function follows(words: Uint32Array, i: number): boolean {
-  const before = (i - 1) * 4;
-  const at = i * 4;
-  return words[at] === words[before] && words[at + 1] === (words[before + 1] ?? 0) + blockBytes;
-}
-
-/** Check a volume as the store has it; of an open one what is published. */
+/** Check a volume as the store has it; of an open one what is published. @throws NOT_FOUND also when it is deleted meanwhile */
 export async function checkVolume(
   context: HlfsContext,
   id: VolumeId,
   options: CheckOptions,
 ): Promise<CheckResult> {
   const { value: head } = await requireHead(context, id);
-  const checker = new Checker(context, options);
-  for (const log of head.logs) {
-    const numbers = await listSegments(context.store, log);
-    checker.segments += numbers.length;
-    const root = await newestRoot(context.store, log, numbers);
-    if (root !== null && log === head.log) {
-      const live = await checker.checkRoot(log, root.header.number, 'the current content');
-      compareTable(checker, log, root, live, numbers);
-    }
-    if (log === head.log) findGap(checker, log, root, numbers);
-    for (const { value } of await snapshotsIn(context, log))
-      if (value.state === 'live')
-        await checker.checkRoot(log, value.rootSegment, `snapshot ${value.name}`);
-  }
-  const { findings, segments, bytes } = checker;
-  return { findings, segments, bytes };
+  return await new Check(context, head, options).run();
 }
 
-function findGap(
-  checker: Checker,
-  log: LogId,
-  root: Root | null,
-  numbers: readonly number[],
-): void {
-  let next = root === null ? (numbers[0] ?? 0) : root.header.number;
-  for (const number of numbers)
-    if (number === next) next += 1;
-    else if (number > next) {
-      checker.add(
-        'CHECK_GAP',
-        'error',
-        segmentKey(log, number),
-        `segment ${next} is missing before it`,
-      );
-      return;
+class Check {
+  readonly #context: HlfsContext;
+  readonly #head: HeadDocument;
+  readonly #options: CheckOptions;
+  readonly #findings = new Findings();
+  readonly #repairs: Repairs = { pins: [], scopes: [], recount: false };
+  #snapshots: readonly SnapshotDocument[] = [];
+  #segments = 0;
+  #bytes = 0;
+  #totalBytes = 0;
+
+  constructor(context: HlfsContext, head: HeadDocument, options: CheckOptions) {
+    this.#context = context;
+    this.#head = head;
+    this.#options = options;
+  }
+
+  async run(): Promise<CheckResult> {
+    const { findings } = this.#part;
+    await this.#documents();
+    for (const log of this.#head.logs) await this.#log(log);
+    const isShared = this.#snapshots.length > 0;
+    const content = new ContentReader(this.#context, this.#reading, isShared);
+    await this.#count(content);
+    await this.#current(content, this.#head.log, 'current', null);
+    for (const snapshot of this.#snapshots)
+      await this.#snapshot(content, snapshot, `snapshot ${snapshot.name}`, null);
+    await this.#clones();
+    await applyRepairs(this.#part, this.#head, this.#repairs, this.#options.repair ?? false);
+    // A volume that was deleted meanwhile has no findings.
+    await requireHead(this.#context, this.#head.volume);
+    const { omitted } = findings;
+    return { findings: findings.list(), omitted, segments: this.#segments, bytes: this.#bytes };
+  }
+
+  get #part(): { readonly context: HlfsContext; readonly findings: Findings } {
+    return { context: this.#context, findings: this.#findings };
+  }
+
+  get #reading(): { signal: AbortSignal; onBytes: (bytes: number) => void } {
+    return { signal: this.#options.signal, onBytes: (bytes) => this.#read(bytes) };
+  }
+
+  #read(bytes: number): void {
+    this.#bytes += bytes;
+    this.#options.onProgress(this.#bytes, Math.max(this.#totalBytes, this.#bytes));
+  }
+
+  async #documents(): Promise<void> {
+    const part = this.#part;
+    const processes = new Set(await this.#context.documents.names('scopes'));
+    await checkName(part, this.#head);
+    for (const log of this.#head.logs) {
+      for (const pin of await checkLogDocument(part, this.#head, log)) this.#repairs.pins.push(pin);
+      await checkPins(part, log, processes);
+      this.#repairs.scopes.push(...(await leftScopes(this.#context, this.#head, log)));
+      const living = (await snapshotsOf(part, log)).filter(({ state }) => state === 'live');
+      this.#snapshots = [...this.#snapshots, ...living];
     }
+    for (const snapshot of this.#snapshots) await checkSnapshot(part, snapshot);
+  }
+
+  async #log(log: LogId): Promise<void> {
+    const check = { ...this.#part, ...this.#reading };
+    const { segments, root } = await checkLog(check, log, log === this.#head.log);
+    this.#segments += segments;
+    for (const row of root?.table.values() ?? []) this.#totalBytes += row.bytes;
+  }
+
+  /** The live counts of the newest root against its map. */
+  async #count(content: ContentReader): Promise<void> {
+    const { log } = this.#head;
+    const root = await newestRootOf(this.#context, log);
+    if (root === null) return;
+    const own = root.header.number;
+    let live: Map<number, number>;
+    try {
+      live = await content.countUnits({ log, rootSegment: own });
+    } catch (error) {
+      // Reading the content tells what is wrong, if it is not only that the log went on.
+      if (error instanceof DvceError && damageCodes.has(error.code)) return;
+      throw error;
+    }
+    for (const [number, row] of root.table) {
+      const counted = (live.get(number) ?? 0) + (number === own ? 1 : 0);
+      if (counted === row.live) continue;
+      const detail = `${row.live} units are noted, ${counted} are live`;
+      this.#findings.add('CHECK_WRONG_COUNT', segmentKey(log, number), detail);
+    }
+    this.#repairs.recount = this.#findings.objects('CHECK_WRONG_COUNT').length > 0;
+  }
+
+  /** The content of a log as it is now. @param suspects read only these segments */
+  async #current(
+    content: ContentReader,
+    log: LogId,
+    of: string,
+    suspects: ReadonlySet<string> | null,
+  ): Promise<void> {
+    let walk: RootWalk = { ...everything, suspects };
+    for (let attempt = 0; attempt < limits.documentTries; attempt += 1) {
+      const position = await currentRoot(this.#context, log);
+      if (position === null) return;
+      const failures = await content.read(position, walk);
+      if (failures.length === 0) return;
+      if (!(await this.#isPassed(log, position))) return this.#report(failures, of);
+      walk = { within: rangesOf(failures), suspects };
+    }
+    const object = headKey(this.#head.volume);
+    this.#findings.addConcern('CHECK_UNSETTLED', object, 'roots came too fast', of);
+  }
+
+  /** Are there two roots behind this one, so that what it needs may have been deleted rightly? */
+  async #isPassed(log: LogId, { rootSegment }: RootPosition): Promise<boolean> {
+    const root = await newestRootOf(this.#context, log);
+    return root !== null && root.facts.previousRoot > rootSegment;
+  }
+
+  async #snapshot(
+    content: ContentReader,
+    snapshot: SnapshotDocument,
+    of: string,
+    suspects: ReadonlySet<string> | null,
+  ): Promise<void> {
+    const { log, rootSegment, volume, name, id } = snapshot;
+    const failures = await content.read({ log, rootSegment }, { ...everything, suspects });
+    if (failures.length === 0) return;
+    const now = await findSnapshot(this.#context, volume, name).catch(unlessGone);
+    if (now?.value.id === id) this.#report(failures, of);
+  }
+
+  #report(failures: readonly Failure[], of: string): void {
+    for (const { code, object, detail, offset, length } of failures)
+      if (length > 0) this.#findings.addRange(code, object, detail, { of, offset, length });
+      else this.#findings.addConcern(code, object, detail, of);
+  }
+
+  /** Which volumes that start from a snapshot of this one read what is damaged. */
+  async #clones(): Promise<void> {
+    const damaged = new Set(
+      this.#findings.objects('CHECK_BAD_CHECKSUM', 'CHECK_UNREADABLE', 'CHECK_MISSING'),
+    );
+    if (damaged.size === 0) return;
+    const content = new ContentReader(this.#context, this.#reading, true);
+    const seen = new Set<VolumeId>([this.#head.volume]);
+    for (const log of this.#head.logs)
+      for (const pin of await pinsOf(this.#part, log)) {
+        if (pin.kind !== 'fork' || seen.has(pin.volume)) continue;
+        seen.add(pin.volume);
+        await this.#clone(content, pin.volume, damaged);
+      }
+  }
+
+  async #clone(
+    content: ContentReader,
+    volume: VolumeId,
+    damaged: ReadonlySet<string>,
+  ): Promise<void> {
+    const head = (await requireHead(this.#context, volume).catch(unlessGone))?.value;
+    if (head === undefined) return;
+    const of = `clone ${(await this.#options.pathOf?.(volume)) ?? volume}`;
+    await this.#current(content, head.log, of, damaged);
+    for (const log of head.logs)
+      for (const snapshot of await snapshotsOf(this.#part, log))
+        if (snapshot.state === 'live')
+          await this.#snapshot(content, snapshot, `${of}@${snapshot.name}`, damaged);
+  }
 }
 
-/** The table of the root against what the map refers to and what the store holds. */
-function compareTable(
-  checker: Checker,
-  log: LogId,
-  root: Root,
-  live: ReadonlyMap<number, number>,
-  numbers: readonly number[],
-): void {
-  const own = root.header.number;
-  for (const [number, row] of root.table) {
-    const counted = (live.get(number) ?? 0) + (number === own ? 1 : 0);
-    if (counted !== row.live)
-      checker.add(
-        'CHECK_WRONG_COUNT',
-        'warning',
-        segmentKey(log, number),
-        `${row.live} units are noted, ${counted} are live`,
-      );
-    if (!numbers.includes(number) && counted > 0)
-      checker.add(
-        'CHECK_MISSING',
-        'error',
-        segmentKey(log, number),
-        'it is needed and is not there',
-      );
-  }
-  for (const number of numbers)
-    if (number < own && !root.table.has(number))
-      checker.add('CHECK_UNREACHABLE', 'warning', segmentKey(log, number), 'no table knows it');
+const newestRootOf = async (context: HlfsContext, log: LogId): Promise<Root | null> =>
+  (await newestRootNow(context, log)).root;
+
+const damageCodes: ReadonlySet<string> = new Set([
+  'SEGMENT_MISSING',
+  'SEGMENT_DAMAGED',
+  'IO_FAILED',
+]);
+
+/** Deleted meanwhile. */
+function unlessGone(error: unknown): undefined {
+  if (error instanceof DvceError && (error.code === 'NOT_FOUND' || error.code === 'CONFLICT'))
+    return undefined;
+  throw error;
+}
+
+/** Where to look again: the failed ranges, or one around them when there are many. */
+function rangesOf(failures: readonly Failure[]): Bytes[] | null {
+  if (failures.some(({ length }) => length === 0)) return null; // the root itself
+  if (failures.length <= limits.checkRangesMax) return [...failures];
+  const start = Math.min(...failures.map(({ offset }) => offset));
+  const end = Math.max(...failures.map(({ offset, length }) => offset + length));
+  return [{ offset: start, length: end - start }];
 }

@@ -1,15 +1,38 @@
-/** Where the published content of a log is now. */
-import type { LogId } from '../base/index.ts';
+/** Where the published content of a log is now, also while its writer goes on. */
+import { DvceError, type LogId, limits } from '../base/index.ts';
 import { readLog } from './catalog-documents.ts';
 import type { HlfsContext } from './context.ts';
+import { changedTooOften } from './heads.ts';
 import { newestRoot } from './log-recovery.ts';
 import type { RootPosition } from './roots.ts';
-import { listSegments } from './segments.ts';
+import { listSegments, type Root } from './segments.ts';
+
+/**
+ * The newest root of a log and the segments that were there right before it was looked for. The writer deletes meanwhile what
+ * two newer roots do not need, and with it perhaps the root that was found: then there is a newer one.
+ */
+export async function newestRootNow(
+  { store }: HlfsContext,
+  log: LogId,
+): Promise<{ readonly root: Root | null; readonly numbers: readonly number[] }> {
+  for (let attempt = 0; attempt < limits.documentTries; attempt += 1) {
+    const numbers = await listSegments(store, log);
+    try {
+      const root = await newestRoot(store, log, numbers);
+      if (root !== null || numbers.length === 0) return { root, numbers };
+      // None, or all that was listed has gone: what is there now tells.
+      const [now] = await listSegments(store, log);
+      if (now === numbers[0]) return { root, numbers };
+    } catch (error) {
+      if (!(error instanceof DvceError) || error.code !== 'SEGMENT_MISSING') throw error;
+    }
+  }
+  throw changedTooOften('log', log);
+}
 
 /** The newest root of a log, of its base while it has none of its own; null for a log that nobody ever wrote. */
 export async function currentRoot(context: HlfsContext, log: LogId): Promise<RootPosition | null> {
-  const { store } = context;
-  const root = await newestRoot(store, log, await listSegments(store, log));
+  const { root } = await newestRootNow(context, log);
   if (root !== null) return { log, rootSegment: root.header.number };
   const base = (await readLog(context, log))?.value.base ?? null;
   const last = base?.ranges.at(-1);

@@ -14,7 +14,8 @@ export {
   type VolumeTarget,
 } from './catalog.ts';
 export { readHead } from './catalog-documents.ts';
-export { type CheckOptions, type CheckResult, checkVolume, type Finding } from './check.ts';
+export { type CheckOptions, type CheckResult, checkVolume } from './check.ts';
+export { checkTable, type Finding } from './check-findings.ts';
 export { type ContentExtent, listContent } from './content.ts';
 export * from './context.ts';
 export { currentRoot } from './current-root.ts';

@@ -45,6 +45,8 @@ export interface SegmentStore {
   fence(scope: string): Promise<void>;
   /** Remove temps left in the scope by an earlier incarnation of its owner (R2, S8). @returns how many */
   sweepScope(scope: string): Promise<number>;
+  /** Temps that lie in the scope, or in what is kept of it after it was fenced; looks only. 0 when it never was. */
+  unfinished(scope: string): Promise<number>;
   /** Publish `body` (concatenated) at `key`, through `scope`. NO_SPACE and STORE_UNAVAILABLE leave nothing behind. */
   putIfAbsent(scope: string, key: string, body: readonly Uint8Array[]): Promise<PutResult>;
   /** Fill `target` from `offset`. SEGMENT_MISSING when the key is absent; short is an error. */

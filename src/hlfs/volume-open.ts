@@ -28,6 +28,7 @@ import {
 import { fileBytesFor, readTail, type Tail, tailRecords } from './journal-tail.ts';
 import { type RecoveredLog, recoverLog } from './log-recovery.ts';
 import { retainedPositions } from './reaper.ts';
+import { recount } from './recount.ts';
 import type { HeadDocument } from './schema.ts';
 import { segmentFlags } from './segment-format.ts';
 import { checkSnapshotName, createSnapshotDocument } from './snapshots.ts';
@@ -39,6 +40,8 @@ export interface OpenOptions {
   /** Go on without journal records that cannot be read, or without a journal that is gone. */
   readonly acceptLoss?: boolean;
   readonly mapCacheBytes?: number;
+  /** Count the segment table anew from the map (`volume check --repair`). */
+  readonly recount?: boolean;
 }
 
 export interface Opened {
@@ -107,6 +110,7 @@ export async function openVolumeWithReport(
   });
   writerOptions.recoveredSeq = tail.walk.lastSeq;
   await settlePending(context, head, recovered);
+  if (options.recount === true) await recount(recovered.writer);
   const volume = buildVolume(context, head.value, recovered, tail, incarnation);
   await finishShrink(context, id, volume);
   return {

@@ -38,7 +38,7 @@ import type {
   StoreReadDone,
   StoreStat,
 } from '../hlfs/index.ts';
-import { namesIn } from './directories.ts';
+import { namesIn, uploadsIn } from './directories.ts';
 import { FileCache } from './file-cache.ts';
 import {
   byCodeUnits,
@@ -62,8 +62,7 @@ export interface LocalStore extends SegmentStore {
 
 /** @throws NOT_FOUND, FORMAT_TOO_NEW, DOCUMENT_DAMAGED (marker), IN_USE (a directory with other contents) */
 export async function openLocalStore(options: LocalStoreOptions): Promise<LocalStore> {
-  const marker = await openMarker(options);
-  return new DirectoryStore(options, marker);
+  return new DirectoryStore(options, await openMarker(options));
 }
 
 class DirectoryStore implements LocalStore {
@@ -140,14 +139,14 @@ class DirectoryStore implements LocalStore {
     checkScope(scope);
     return this.#run(`sweep the scope ${scope}`, async () => {
       let count = 0;
-      for (const directory of [scope, scope + fencedSuffix])
-        for (const name of await namesIn(this.#files, this.#path(directory))) {
-          const isOwn = name.startsWith(`${this.#instance}-`) && directory === scope;
-          if (isOwn || !name.endsWith(temporarySuffix)) continue;
-          if (await this.#removeIfThere(this.#path(`${directory}/${name}`))) count += 1;
-        }
+      for (const path of await this.#uploadsIn(scope)) count += +(await this.#removeIfThere(path));
       return count;
     });
+  }
+
+  unfinished(scope: string): Promise<number> {
+    checkScope(scope);
+    return this.#run(`look into ${scope}`, () => this.#uploadsIn(scope).then((all) => all.length));
   }
 
   putIfAbsent(scope: string, key: string, body: readonly Uint8Array[]): Promise<PutResult> {
@@ -333,6 +332,9 @@ class DirectoryStore implements LocalStore {
       throw error;
     }
   }
+
+  #uploadsIn = (scope: string): Promise<string[]> =>
+    uploadsIn(this.#files, this.#path(scope), `${this.#instance}-`);
 
   /** undefined: the scope is not there, so it was fenced. */
   #openTemporary(path: string): OpenFile | undefined {

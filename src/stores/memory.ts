@@ -73,6 +73,11 @@ class MemoryStore implements SegmentStore {
     return 0;
   }
 
+  async unfinished(scope: string): Promise<number> {
+    checkScope(scope);
+    return 0;
+  }
+
   async putIfAbsent(scope: string, key: string, body: readonly Uint8Array[]): Promise<PutResult> {
     checkScope(scope);
     checkKey(key);

@@ -4,7 +4,7 @@ import t from 'tap';
 import { cliPage } from '../../scripts/reference/cli.ts';
 import { configPage, configSchemaDocument } from '../../scripts/reference/config.ts';
 import { openApiDocument } from '../../scripts/reference/openapi.ts';
-import { errorsPage, limitsPage } from '../../scripts/reference/tables.ts';
+import { errorsPage, findingsPage, limitsPage } from '../../scripts/reference/tables.ts';
 import { namedSchemas } from '../../src/api/schema/index.ts';
 import { errorTable, exitCodes, limitTable } from '../../src/base/index.ts';
 import { nouns, singles } from '../../src/cli/tree/index.ts';
@@ -18,6 +18,7 @@ t.test('the pages are up to date', async (t) => {
   t.equal(read('config.md'), configPage(), hint);
   t.equal(read('dvce-config.schema.json'), configSchemaDocument(), hint);
   t.equal(read('errors.md'), errorsPage(), hint);
+  t.equal(read('findings.md'), findingsPage(), hint);
   t.equal(read('limits.md'), limitsPage(), hint);
   t.equal(read('openapi.json'), await openApiDocument(), hint);
 });

@@ -23,6 +23,7 @@ export type StoreOperation =
   | 'probeScope'
   | 'fence'
   | 'sweepScope'
+  | 'unfinished'
   | 'putIfAbsent'
   | 'read'
   | 'stat'
@@ -101,6 +102,9 @@ export class FaultyStore implements SegmentStore {
   }
   sweepScope(scope: string): Promise<number> {
     return this.#call('sweepScope', scope, () => this.#store.sweepScope(scope));
+  }
+  unfinished(scope: string): Promise<number> {
+    return this.#call('unfinished', scope, () => this.#store.unfinished(scope));
   }
   putIfAbsent(scope: string, key: string, body: readonly Uint8Array[]): Promise<PutResult> {
     return this.#call('putIfAbsent', key, () => this.#store.putIfAbsent(scope, key, body));

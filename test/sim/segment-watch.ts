@@ -120,6 +120,7 @@ function bound(store: SegmentStore): PropertyDescriptorMap {
     probeScope: { value: store.probeScope.bind(store) },
     fence: { value: store.fence.bind(store) },
     sweepScope: { value: store.sweepScope.bind(store) },
+    unfinished: { value: store.unfinished.bind(store) },
     read: { value: store.read.bind(store) },
     stat: { value: store.stat.bind(store) },
     list: { value: store.list.bind(store) },

@@ -46,6 +46,7 @@ export function watched(store: SegmentStore, before: BeforeCall): SegmentStore {
     probeScope: (scope) => asked(`probeScope ${scope}`, false, () => store.probeScope(scope)),
     fence: (scope) => asked(`fence ${scope}`, true, () => store.fence(scope)),
     sweepScope: (scope) => asked(`sweepScope ${scope}`, true, () => store.sweepScope(scope)),
+    unfinished: (scope) => asked(`unfinished ${scope}`, false, () => store.unfinished(scope)),
     putIfAbsent: (scope, key, body) =>
       asked(`put ${key}`, true, () => store.putIfAbsent(scope, key, body)),
     read(key, offset, target, done) {

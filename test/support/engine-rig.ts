@@ -298,6 +298,7 @@ function doorStore(process: Process, store: SegmentStore): SegmentStore {
     probeScope: (scope) => run('probeScope', scope, () => store.probeScope(scope)),
     fence: (scope) => run('fence', scope, () => store.fence(scope)),
     sweepScope: (scope) => run('sweepScope', scope, () => store.sweepScope(scope)),
+    unfinished: (scope) => run('unfinished', scope, () => store.unfinished(scope)),
     putIfAbsent: (scope, key, body) =>
       run('put', key, async () => {
         const answer = process.doors.put(scope, key, body);

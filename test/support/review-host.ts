@@ -94,6 +94,7 @@ export class ReviewHost {
       probeScope: (scope) => asked(`probeScope ${scope}`, () => store.probeScope(scope)),
       fence: (scope) => asked(`fence ${scope}`, () => store.fence(scope)),
       sweepScope: (scope) => asked(`sweepScope ${scope}`, () => store.sweepScope(scope)),
+      unfinished: (scope) => asked(`unfinished ${scope}`, () => store.unfinished(scope)),
       putIfAbsent: (scope, key, body) =>
         asked(`put ${key}`, () => store.putIfAbsent(scope, key, body)),
       read: (key, offset, target, done) => {

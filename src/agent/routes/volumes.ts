@@ -11,6 +11,7 @@ import {
   SnapshotSetCreate,
   TrashedVolume,
   Volume,
+  VolumeCheck,
   VolumeClone,
   VolumeCreate,
   VolumeList,
@@ -196,11 +197,13 @@ export function volumeRoutes(server: Server, { blockd, vms, operations }: Agent)
         tags: ['volumes'],
         summary: 'Verify every byte that a volume can reach',
         params: pathParams,
+        body: VolumeCheck,
         response: answers(operationAnswer),
       },
     },
-    async ({ params }, reply) => {
+    async ({ params, body }, reply) => {
       const path = asVolumePath(params.path);
+      const { repair } = body;
       // A volume that does not exist is told now, not by an operation that fails.
       await blockd.call('volume.get', { path });
       const operation = await operations.begin({
@@ -210,7 +213,7 @@ export function volumeRoutes(server: Server, { blockd, vms, operations }: Agent)
         work: ({ signal, progress }) =>
           blockd.call(
             'volume.check',
-            { path },
+            { path, ...(repair === undefined ? {} : { repair }) },
             {
               signal,
               timeoutMs: limits.volumeCheckMs,

@@ -162,16 +162,45 @@ export const VolumeRecovery = Type.Object(
 );
 export type VolumeRecovery = Static<typeof VolumeRecovery>;
 
+export const VolumeCheck = Type.Object(
+  {
+    repair: Type.Optional(
+      Type.Boolean({
+        description:
+          'Put right what can be without losing anything. The volume must not be in use meanwhile.',
+      }),
+    ),
+  },
+  closed,
+);
+
+const findingRange = Type.Object({
+  of: Type.String({
+    description: '`current`, `snapshot NAME`, `clone PATH` or `clone PATH@NAME`.',
+  }),
+  offset: sizeBytes('First byte.'),
+  length: sizeBytes('Bytes.'),
+});
+
 export const VolumeCheckResult = Type.Object(
   {
     findings: Type.Array(
       Type.Object({
-        code: Type.String(),
-        severity: word(['error', 'warning'], 'An error means data cannot be read.'),
-        object: Type.String(),
+        code: Type.String({ description: 'Stable code; docs/reference/findings.md lists them.' }),
+        severity: word(['error', 'warning'], 'An error means data cannot be read or is in danger.'),
+        object: Type.String({ description: 'Key of the object in the store.' }),
         detail: Type.String(),
+        advice: Type.String({ description: 'What to do about it.' }),
+        ranges: Type.Array(findingRange, { description: 'The bytes that are concerned.' }),
+        omittedRanges: count('Ranges that are not listed.'),
+        concerns: Type.Array(Type.String(), { description: 'Contents that are concerned.' }),
+        repair: word(
+          ['none', 'possible', 'done'],
+          '`possible`: asking for the repair puts it right.',
+        ),
       }),
     ),
+    omitted: count('Findings that are not listed.'),
     segments: count('Segments read.'),
     bytes: sizeBytes('Bytes verified.'),
   },

@@ -1,10 +1,8 @@
 /** `dvce volume ...` */
-import type { Volume, VolumeCheckResult } from '../../api/index.ts';
-import { exitCodes } from '../../base/errors.ts';
+import type { Volume } from '../../api/index.ts';
 import { formatDuration } from '../../base/units.ts';
 import { confirm, dryRun, type Step, unlessExists, unlessMissing } from '../confirm.ts';
 import type { Context } from '../context.ts';
-import { follow } from '../follow.ts';
 import { labels, orDash, size, time, yesNo } from '../format.ts';
 import { usageError } from '../output.ts';
 import { limitsGiven, limitsText } from '../rate-limits.ts';
@@ -205,28 +203,6 @@ export const clone: Run = async (context, given) => {
     volume.origin === null ? '' : ` from ${volume.origin.path}@${volume.origin.snapshot}`;
   output.changed(volume, volume.path, `Volume ${volume.path} (${size(volume.sizeBytes)})${from}.`);
   warn(output, volume);
-};
-
-export const check: Run = async (context, given) => {
-  const { api, output } = context;
-  const operation = await follow(context, given, await api.volumes.check(given.argument('path')), {
-    cancelOnInterrupt: true,
-  });
-  if (operation === undefined) return;
-  const result = operation.result as VolumeCheckResult;
-  if (result.findings.some(({ severity }) => severity === 'error'))
-    context.setExitCode(exitCodes.failed);
-  if (output.json) return output.object(result);
-  if (result.findings.length > 0)
-    await output.list(result.findings, ({ object }) => object, [
-      { title: 'severity', value: ({ severity }) => severity },
-      { title: 'code', value: ({ code }) => code },
-      { title: 'object', value: ({ object }) => object },
-      { title: 'detail', value: ({ detail }) => detail },
-    ]);
-  output.note(
-    `${size(result.bytes)} in ${result.segments} segments read, ${result.findings.length} findings.`,
-  );
 };
 
 export const recover: Run = async (context, given) => {
