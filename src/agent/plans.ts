@@ -188,7 +188,11 @@ const onVolume =
 
 const checkVolume: MakePlan = async (agent, asked) => {
   const { path } = await volumeAt(agent, pathOf(asked));
-  return [step('start', urls.volume(path), 'read and verify all of it; nothing is changed')];
+  const detail =
+    asked.body['repair'] === true
+      ? 'read and verify all of it, and put right what loses nothing: a check without repair names it'
+      : 'read and verify all of it; nothing is changed';
+  return [step('start', urls.volume(path), detail)];
 };
 
 const createSnapshot: MakePlan = async (agent, asked) => {

@@ -387,11 +387,10 @@ class DirectoryStore implements LocalStore {
   #translate(what: string, error: unknown): DvceError {
     const table = toDvceError(error, this.location);
     if (table.code !== 'IO_FAILED' || table === error) return table;
-    return new DvceError(
-      'IO_FAILED',
-      { what, where: this.location, reason: String(table.context['reason']) },
-      error,
-    );
+    const facts = { where: this.location, reason: String(table.context['reason']) };
+    // It may be made writable again: what is to be published waits for that.
+    if (systemCode(error) === 'EROFS') return new DvceError('STORE_UNAVAILABLE', facts, error);
+    return new DvceError('IO_FAILED', { what, ...facts }, error);
   }
 
   #closedError(): DvceError {

@@ -247,6 +247,8 @@ function fencing(test: Define): void {
       Array.from({ length: 8 }, () => 'created'),
     );
     t.equal(await store.sweepScope('logs/x/w/none'), 0, 'a missing scope is clean');
+    t.equal(await store.unfinished(scope), 0);
+    t.equal(await store.unfinished('logs/x/w/none'), 0);
   });
 }
 

@@ -210,11 +210,14 @@ t.test('S8 sweeping leaves the uploads of this instance alone', async (t) => {
       const store = await prepared(host);
       host.files.openSync(`${root}/${scope}/0123456789abcdef-1.tmp`, 'create').closeSync();
       const running = store.putIfAbsent(scope, 'k/1', [pattern(10_000, 1)]);
+      t.equal(await store.unfinished(scope), 1, 'its own is none');
       t.equal(await store.sweepScope(scope), 1, 'the other instance had one');
       t.equal((await running).outcome, 'created');
       await store.fence(scope);
       host.files.openSync(`${root}/${scope}.fenced/0123456789abcdef-2.tmp`, 'create').closeSync();
+      t.equal(await store.unfinished(scope), 1);
       t.equal(await store.sweepScope(scope), 1, 'those of a fenced scope go too');
+      t.equal(await store.unfinished(scope), 0);
     })(),
   );
 });

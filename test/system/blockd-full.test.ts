@@ -1,7 +1,7 @@
 // limit: 180 s
 /** B-24: a store that is full. A write either fails or is there later; never success and loss. Reads go on (S9). */
 import { randomBytes } from 'node:crypto';
-import { mkdirSync, mkdtempSync, rmdirSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, rmdirSync, symlinkSync } from 'node:fs';
 import t from 'tap';
 import { MiB } from '../../src/base/index.ts';
 import { run, testNode, until } from '../support/blockd-process.ts';
@@ -92,7 +92,64 @@ t.test(
     );
     await roomy.flush();
     await check(roomy, 'with room again');
+
+    // The same store, read-only for a while: reads go on, writes wait in the journal, and nothing needs to be opened again.
+    await node.client.call('snapshot.create', { path: '/a', name: 'before' });
+    t.ok(await mount(store, 512 * MiB, 'remount', 'ro'), 'the store takes no writes');
+    await roomy.write(7 * blockBytes, stamp(7, 77));
+    await roomy.flush();
+    const snapshot = node.client.call('snapshot.create', { path: '/a', name: 'after' });
+    const waits = async (): Promise<string | null | undefined> =>
+      (await node.client.call('metrics', {})).volumes[0]?.publishingWaits;
+    t.equal(await until('publishing to wait', waits), 'STORE_UNAVAILABLE');
+    await check(roomy, 'reads go on while the store is read-only');
+    t.equal(readStamp(await roomy.read(7 * blockBytes, blockBytes), 7), 77);
+    const { findings } = await node.client.call('volume.check', { path: '/a' });
+    t.strictSame(findings, [], 'a check needs no writes');
+    t.ok(await mount(store, 512 * MiB, 'remount', 'rw'), 'it takes writes again');
+    t.match(await snapshot, { name: 'after' });
+    const [open] = (await node.client.call('metrics', {})).volumes;
+    t.match(open, { publishingWaits: null, readOnlyReason: null });
+    await check(roomy, 'after the store was read-only');
     await roomy.disconnect();
     await node.stop();
+  },
+);
+
+t.test(
+  'J8 a journal disk that is full: the volume that needs it is refused, the others go on',
+  { skip },
+  async (t) => {
+    const journal = mkdtempSync('/tmp/dvce-journal-');
+    const room = 24 * MiB;
+    t.ok(await mount(journal, room));
+    const node = testNode(t, ['--workers', '1', '--journal-bytes', '16MiB']);
+    mkdirSync(node.directory.root, { recursive: true });
+    symlinkSync(journal, node.directory.journal);
+    // Registered last, so it comes first: what uses the disk has ended then.
+    t.teardown(async () => {
+      await node.stop();
+      await run(['umount', journal]);
+      rmdirSync(journal);
+    });
+    await node.ensure();
+    for (const path of ['/a', '/b'])
+      await node.client.call('volume.create', { path, sizeBytes: 16 * MiB });
+    const attach = (path: string) =>
+      node.client.call('volume.attach', { path, attachId: `x${path.slice(1)}`, vm: 'v' });
+    const { socketPath, exportName } = await attach('/a');
+    const nbd = await RawNbd.connect({ path: socketPath }, exportName);
+    await nbd.write(0, stamp(0, 1));
+    await t.rejects(attach('/b'), { code: 'NO_SPACE', message: new RegExp(journal) });
+    await nbd.write(blockBytes, stamp(1, 2));
+    await nbd.flush();
+    t.ok(await mount(journal, 4 * room, 'remount'), 'room is made');
+    const other = await attach('/b');
+    const again = await RawNbd.connect({ path: other.socketPath }, other.exportName);
+    await again.write(0, stamp(0, 3));
+    await again.flush();
+    t.equal(readStamp(await nbd.read(blockBytes, blockBytes), 1), 2);
+    await nbd.disconnect();
+    await again.disconnect();
   },
 );

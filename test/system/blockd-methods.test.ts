@@ -1,6 +1,6 @@
 // limit: 120 s
 /** B-44: every control method has an effect, seen from outside of the call that made it. One blockd, one story. */
-import { existsSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import t from 'tap';
 import { MiB } from '../../src/base/index.ts';
@@ -278,6 +278,42 @@ t.test('B-44 every control method has an effect', async (t) => {
   const checked = await call('volume.check', { path: '/a' });
   t.strictSame(checked.findings, []);
   t.ok(checked.segments > 0 && checked.bytes > 0);
+  await call('volume.create', { path: '/check', sizeBytes: 16 * MiB });
+  await put('/check', 5, 55);
+  await call('snapshot.create', { path: '/check', name: 's' });
+  const { log: checkedLog } = await call('volume.get', { path: '/check' });
+  const ofLog = join(node.directory.store, 'logs', checkedLog);
+  const segment = join(ofLog, 'seg/00000000/0000000001');
+  const whole = readFileSync(segment);
+  const torn = Buffer.from(whole);
+  torn[4096 + 100] = (torn[4096 + 100] ?? 0) ^ 1;
+  writeFileSync(segment, torn);
+  const range = { offset: 5 * blockBytes, length: blockBytes };
+  const damaged = await call('volume.check', { path: '/check' });
+  t.match(damaged.findings, [
+    {
+      code: 'CHECK_BAD_CHECKSUM',
+      severity: 'error',
+      ranges: [
+        { of: 'current', ...range },
+        { of: 'snapshot s', ...range },
+      ],
+      repair: 'none',
+    },
+  ]);
+  writeFileSync(segment, whole);
+  const [writer] = readdirSync(join(ofLog, 'w'));
+  const fenced = join(ofLog, 'w', `${writer?.replace(/[0-9a-f]{32}/, 'ef'.repeat(16))}.fenced`);
+  mkdirSync(fenced);
+  writeFileSync(join(fenced, '00-1.tmp'), 'of a writer that is gone');
+  const repair = async (): Promise<string[]> => {
+    const { findings } = await call('volume.check', { path: '/check', repair: true });
+    return findings.map(({ code, repair: state }) => `${code} ${state}`);
+  };
+  t.strictSame(await repair(), ['CHECK_LEAKED_UPLOAD done']);
+  t.strictSame(readdirSync(fenced), []);
+  t.strictSame(await repair(), []);
+  t.equal(await get('/check', 5), 55);
   t.match(await call('volume.recover', { path: '/a', acceptLoss: false }), { lostFromSeq: null });
   t.equal(await get('/a', 2), 20);
   const { log } = await call('volume.get', { path: '/c1' });

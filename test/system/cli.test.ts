@@ -89,6 +89,11 @@ t.test('volumes and snapshots', async (t) => {
   const check = await dvce.json<{ findings: unknown[] }>('volume check /prod/db');
   fits(t, 'VolumeCheckResult', check);
   t.strictSame(check.findings, []);
+  t.match(
+    await dvce.ok('volume check /prod/db --repair --dry-run'),
+    /put right what loses nothing/,
+  );
+  await dvce.ok('volume check /prod/db --repair');
   await dvce.ok('volume recover /prod/db --accept-loss --yes');
   await dvce.ok('volume delete /test/other --yes');
   await dvce.ok('volume delete /test/other --yes --if-exists');

@@ -3,7 +3,6 @@ import type { VolumeCheckResult } from '../../api/index.ts';
 import { exitCodes } from '../../base/errors.ts';
 import { follow } from '../follow.ts';
 import { size } from '../format.ts';
-import { usageError } from '../output.ts';
 import type { Run } from '../spec.ts';
 
 type Finding = VolumeCheckResult['findings'][number];
@@ -21,12 +20,9 @@ function bytesOf({ ranges, omittedRanges }: Finding): string {
 
 export const check: Run = async (context, given) => {
   const { api, output } = context;
-  const isDry = given.flag('dryRun');
-  if (isDry && !given.flag('repair'))
-    throw usageError('--dry-run', 'a check changes nothing', 'Give it together with --repair.');
   const started = await api.volumes.check(
     given.argument('path'),
-    given.flag('repair') && !isDry ? { repair: true } : {},
+    given.flag('repair') ? { repair: true } : {},
   );
   const operation = await follow(context, given, started, { cancelOnInterrupt: true });
   if (operation === undefined) return;

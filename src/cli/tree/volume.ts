@@ -144,20 +144,19 @@ export const volume: NounSpec = {
       name: 'check',
       summary: 'verify every byte that a volume can reach',
       details:
-        'Reads all that its content and snapshots refer to, also while guests use it, and compares segments, tables and documents with each other. Each finding has a stable code, and names the exact bytes of the volume, its snapshots and clones that are concerned (all of them with -o json). Ends with exit code 1 when data is damaged. --repair puts right what can be without losing anything: left uploads and scopes, missing pins, wrong counts. It deletes no segment, snapshot or content, ever. With --dry-run it only says what it would do.',
+        'Reads all that its content and snapshots refer to, also while guests use it, and compares segments, tables and documents with each other. Each finding has a stable code, and names the exact bytes of the volume, its snapshots and clones that are concerned (all of them with -o json). Ends with exit code 1 when data is damaged. --repair puts right what can be without losing anything: left uploads and scopes, missing pins, wrong counts. A check without it says of each finding whether it would. It deletes no segment, snapshot or content, ever.',
       arguments: [path],
       options: [
         {
           flags: '--repair',
           text: 'put right what can be without losing anything; the volume must not be in use',
         },
-        option.dryRun,
         option.noWait,
         option.timeout,
       ],
       examples: [
         'dvce volume check /prod/db',
-        'dvce volume check /prod/db --repair --dry-run',
+        'dvce volume check /prod/db --repair',
         'dvce volume check /prod/db --timeout 10m',
         'dvce volume check /prod/db --no-wait',
       ],
