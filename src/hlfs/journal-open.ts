@@ -18,6 +18,7 @@ import {
   limits,
   randomUuid,
   systemCode,
+  toDvceError,
   type VolumeId,
   writeFully,
 } from '../base/index.ts';
@@ -112,26 +113,32 @@ export async function openSlots(
   const directory = directoryOf(context, volume);
   const names = (await context.files.list(directory)).filter((name) => /^slot-\d+$/.test(name));
   const slots: Slot[] = [];
-  for (const name of names.sort()) {
-    const path = `${directory}/${name}`;
-    const sizeBytes = (await context.files.stat(path))?.sizeBytes;
-    if (sizeBytes === fileBytes) slots.push(openSlot(context, path, slots.length));
-    else if (mayReplace) await context.files.remove(path);
-    else
-      throw new DvceError('JOURNAL_DAMAGED', {
-        name: volume,
-        reason: `${path} has ${sizeBytes} bytes instead of ${fileBytes}`,
-      });
+  try {
+    for (const name of names.sort()) {
+      const path = `${directory}/${name}`;
+      const sizeBytes = (await context.files.stat(path))?.sizeBytes;
+      if (sizeBytes === fileBytes) slots.push(openSlot(context, path, slots.length));
+      else if (mayReplace) await context.files.remove(path);
+      else
+        throw new DvceError('JOURNAL_DAMAGED', {
+          name: volume,
+          reason: `${path} has ${sizeBytes} bytes instead of ${fileBytes}`,
+        });
+    }
+    const count = Math.max(limits.journalFilesMin, Math.floor(quotaBytes / fileBytes));
+    for (let number = 0; slots.length < count; number += 1) {
+      const path = `${directory}/slot-${String(number).padStart(2, '0')}`;
+      if (slots.some((slot) => slot.file.path === path)) continue;
+      await takeOrMake(context, path, fileBytes);
+      slots.push(openSlot(context, path, slots.length));
+    }
+    await context.files.syncDirectory(directory);
+    return slots;
+  } catch (error) {
+    // What was made is used by the next open; nothing of it stays open until then.
+    for (const { file } of slots) file.closeSync();
+    throw toDvceError(error, `the journal directory ${directory}`);
   }
-  const count = Math.max(limits.journalFilesMin, Math.floor(quotaBytes / fileBytes));
-  for (let number = 0; slots.length < count; number += 1) {
-    const path = `${directory}/slot-${String(number).padStart(2, '0')}`;
-    if (slots.some((slot) => slot.file.path === path)) continue;
-    await takeOrMake(context, path, fileBytes);
-    slots.push(openSlot(context, path, slots.length));
-  }
-  await context.files.syncDirectory(directory);
-  return slots;
 }
 
 const openSlot = (context: HlfsContext, path: string, index: number): Slot => ({
