@@ -47,6 +47,7 @@ import { rotateLog } from './process-log.ts';
 import { type BlockdStatus, controlVersion } from './protocol.ts';
 import { quotaMethods } from './quota-methods.ts';
 import { Quotas } from './quotas.ts';
+import { shareReadCaches } from './read-caches.ts';
 import { ReaperTask } from './reaper-task.ts';
 import { snapshotMethods } from './snapshot-methods.ts';
 import { snapshotUpdates } from './snapshot-update.ts';
@@ -113,8 +114,9 @@ function startWorkers(
   { hlfs, view }: Opened,
 ): WorkerPool {
   const { directory, clock, timers, fatal } = world;
+  const count = options.workers ?? Math.min(availableParallelism(), 4);
   return new WorkerPool({
-    count: options.workers ?? Math.min(availableParallelism(), 4),
+    count,
     setup: {
       node: hlfs.node,
       scope: hlfs.scope,
@@ -123,6 +125,7 @@ function startWorkers(
       logFile: directory.logFile,
       logLevel: options.logLevel,
       foreground: options.foreground,
+      readCache: shareReadCaches(options.readCacheBytes, count, timers),
     },
     clock,
     timers,

@@ -16,6 +16,8 @@ export interface BlockdOptions {
   readonly nbdInsecure: boolean;
   /** Journal quota of volumes created without one of their own. */
   readonly journalBytes: number;
+  /** Memory of all read caches together; 0: none. */
+  readonly readCacheBytes: number;
   /** undefined: as many as there are cores, at most 4. */
   readonly workers: number | undefined;
   /** A volume opened on demand is closed when it had no client for so long. */
@@ -40,6 +42,7 @@ Options:
   --nbd-tls-dir DIR      server-cert.pem, server-key.pem, ca-cert.pem (client certificates are required when it is there)
   --nbd-insecure         serve TCP without TLS
   --journal-bytes SIZE   default journal quota of a new volume (default: 128MiB)
+  --read-cache SIZE      memory for blocks that were read, given back when idle; 0 for none (default: 64MiB)
   --workers N            worker threads (default: cores, at most 4)
   --export-idle TIME     close a volume that had no client for so long (default: 60s)
   --trash-window TIME    how long a deleted volume can be had back, 0s for not at all (default: 7d)
@@ -57,6 +60,7 @@ const optionTable = {
   'nbd-tls-dir': { type: 'string' },
   'nbd-insecure': { type: 'boolean' },
   'journal-bytes': { type: 'string' },
+  'read-cache': { type: 'string' },
   workers: { type: 'string' },
   'export-idle': { type: 'string' },
   'trash-window': { type: 'string' },
@@ -101,6 +105,7 @@ export function parseBlockdArguments(argv: readonly string[]): BlockdCommand {
       values['journal-bytes'] === undefined
         ? limits.journalBytes
         : parseSize(values['journal-bytes']),
+    readCacheBytes: parseReadCache(values['read-cache']),
     workers: parseWorkers(values.workers),
     exportIdleMs:
       values['export-idle'] === undefined
@@ -161,6 +166,13 @@ function parseWorkers(text: string | undefined): number | undefined {
   return count;
 }
 
+function parseReadCache(text: string | undefined): number {
+  const bytes = text === undefined ? limits.readCacheBytes : parseSize(text);
+  if (bytes > limits.readCacheBytesMax)
+    throw invalid('--read-cache', `${JSON.stringify(text)} is more than 64GiB`, '');
+  return bytes;
+}
+
 function parseWindow(text: string | undefined): number {
   const windowMs = text === undefined ? limits.trashWindowMs : parseDuration(text);
   if (windowMs > limits.trashWindowMsMax)
@@ -191,6 +203,7 @@ export function formatBlockdArguments(options: BlockdOptions): string[] {
   if (options.nbdTlsDirectory !== null) argv.push('--nbd-tls-dir', options.nbdTlsDirectory);
   if (options.nbdInsecure) argv.push('--nbd-insecure');
   argv.push('--journal-bytes', String(options.journalBytes));
+  argv.push('--read-cache', String(options.readCacheBytes));
   if (options.workers !== undefined) argv.push('--workers', String(options.workers));
   argv.push('--export-idle', `${options.exportIdleMs}ms`);
   argv.push('--trash-window', `${options.trashWindowMs}ms`);

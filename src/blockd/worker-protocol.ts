@@ -17,6 +17,7 @@ import type { SnapshotDocument, SnapshotOptions } from '../hlfs/index.ts';
 import type { RequestFigures } from '../nbd/index.ts';
 import type { LogLevel } from './options.ts';
 import type { DiffRange, MapExtent, VolumeActivity, VolumeCheckAnswer } from './protocol.ts';
+import type { ReadCacheSetup } from './read-caches.ts';
 
 export type ExportKey = string;
 
@@ -36,6 +37,7 @@ export interface WorkerSetup {
   readonly logFile: string;
   readonly logLevel: LogLevel;
   readonly foreground: boolean;
+  readonly readCache: ReadCacheSetup;
 }
 
 export interface ExportSpec {

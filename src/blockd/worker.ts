@@ -20,6 +20,7 @@ import { type CallContext, Dispatcher } from './calls.ts';
 import { isRecord } from './lines.ts';
 import { observed } from './observed-documents.ts';
 import { openProcessLog } from './process-log.ts';
+import { openReads } from './read-caches.ts';
 import { workerHandlers } from './worker-handlers.ts';
 import type { WorkerMethod, WorkerParams, WorkerSetup } from './worker-protocol.ts';
 
@@ -47,6 +48,7 @@ async function openContext(setup: WorkerSetup): Promise<HlfsContext> {
     node: setup.node,
     scope: setup.scope,
     journalDirectory: setup.journalDirectory,
+    reads: openReads(setup.readCache, setup.index, systemTimers),
   };
 }
 

@@ -7,6 +7,7 @@ const options: readonly (readonly [SettingName, string])[] = [
   ['nbd.listen', '--nbd-tcp'],
   ['nbd.tls_dir', '--nbd-tls-dir'],
   ['blockd.workers', '--workers'],
+  ['blockd.read_cache', '--read-cache'],
   ['blockd.journal_size', '--journal-bytes'],
   ['blockd.export_idle', '--export-idle'],
   ['blockd.trash_window', '--trash-window'],

@@ -117,6 +117,13 @@ export const settings = {
       min: MiB,
       max: 64 * GiB,
     },
+    read_cache: {
+      kind: 'size',
+      text: 'memory for blocks that were read, shared by all volumes and given back when idle; 0: none',
+      default: '64MiB',
+      min: 0,
+      max: 64 * GiB,
+    },
     export_idle: {
       kind: 'duration',
       text: 'a volume opened on demand is closed when it had no client for so long',

@@ -1,5 +1,6 @@
 /** What the engine is given by the process that runs it. */
 import type { Clock, FileSystem, Logger, NodeId, Random, Timers } from '../base/index.ts';
+import type { SharedReads } from './block-source.ts';
 import type { Documents } from './documents.ts';
 import type { SegmentStore } from './store.ts';
 
@@ -16,4 +17,6 @@ export interface HlfsContext {
   readonly scope: string;
   /** Local directory for journals; one sub-directory a volume. */
   readonly journalDirectory: string;
+  /** What the volumes of a thread share in reading; without it each keeps nothing and reads for itself. */
+  readonly reads?: SharedReads;
 }

@@ -1,5 +1,7 @@
 /** HLFS: log-structured volumes over a `SegmentStore`. */
 
+export { type ReadSources, SharedReads } from './block-source.ts';
+export { SharedCacheBudget } from './cache-budget.ts';
 export {
   createVolume,
   getVolume,
@@ -41,6 +43,7 @@ export {
 export { type InUse, isAt, isUsable, requireHead } from './heads.ts';
 export { rootDirectory, type VolumeRecord } from './names.ts';
 export { listPlaces, type Named } from './names-walk.ts';
+export { ReadCache } from './read-cache.ts';
 export { type ReclaimLog, reap, reapVolume } from './reaper.ts';
 export {
   type ChangedRange,

@@ -6,17 +6,17 @@
  * either before or after any write, and never a mixture of layers of different times.
  */
 import { DvceError, toDvceError } from '../base/index.ts';
+import type { BlockSource } from './block-source.ts';
 import type { BlockMap } from './map.ts';
 import type { Lookup } from './map-page.ts';
 import { type Entry, Overlay, type PartialBlock } from './overlay.ts';
 import { blockBytes } from './pointer.ts';
-import type { SegmentReader } from './segments.ts';
 
 export interface Layers {
   /** Newest first. */
   readonly overlays: () => readonly Overlay[];
   readonly map: BlockMap;
-  readonly reader: SegmentReader;
+  readonly source: BlockSource;
 }
 
 type Done = (error: DvceError | null) => void;
@@ -33,6 +33,8 @@ interface Plan {
   readonly target: Buffer;
   /** Blocks that hold data; the others were filled with zeros. */
   dataBlocks: number;
+  /** Of which some or all lie in the journal. */
+  journalBlocks: number;
   readonly runs: Run[];
   readonly patches: {
     readonly at: number;
@@ -59,6 +61,13 @@ export function readLayers(
   from = 0,
   attempt = 0,
 ): void {
+  if (count === 1 && from === 0) {
+    const dataBlocks = readAtOnce(layers, block, target);
+    if (dataBlocks >= 0) {
+      done(null, dataBlocks);
+      return;
+    }
+  }
   let plan: Plan | number;
   try {
     plan = makePlan(layers, block, count, target, from);
@@ -85,6 +94,24 @@ export function readLayers(
   });
 }
 
+/**
+ * The usual case, without a plan: one block that is in no overlay and can be had in this turn.
+ * @returns how many blocks held data; -1 when it takes more than that, or something is wrong
+ */
+function readAtOnce({ overlays, map, source }: Layers, block: number, target: Buffer): number {
+  if (findLayer(overlays(), block, 0) !== undefined) return -1;
+  const found = map.find(block);
+  if (found === undefined) return -1;
+  if (found.kind !== 'block') {
+    target.fill(0, 0, blockBytes);
+    source.counts.zero += 1;
+    return 0;
+  }
+  const { segment, offset, checksum } = found;
+  if (source.cached(segment, offset, checksum, target)) return 1;
+  return source.readNow(segment, offset, [checksum], target) ? 1 : -1;
+}
+
 const tooOften = (): DvceError =>
   new DvceError('INTERNAL', { reason: 'map pages were evicted as fast as they were loaded' });
 
@@ -104,31 +131,45 @@ function makePlan(
   target: Buffer,
   from: number,
 ): Plan | number {
-  const plan: Plan = { target, dataBlocks: 0, runs: [], patches: [] };
+  const plan: Plan = { target, dataBlocks: 0, journalBlocks: 0, runs: [], patches: [] };
   const overlays = layers.overlays();
+  const { counts } = layers.source;
+  const looksInCache = layers.source.looksInCache(count);
+  let zeros = 0;
   for (let i = 0; i < count; i += 1) {
     const each = block + i;
     const at = i * blockBytes;
     const layer = findLayer(overlays, each, from);
-    if (layer !== undefined) {
-      if (!planOverlay(plan, layer, each, at)) continue;
-      // The rest of it lies below: the page must be here, because all layers are looked at in this one turn.
-      if (layers.map.find(each) === undefined) return each;
-      continue;
-    }
+    // Where the rest of a block lies below its page must be here, because all layers are looked at in this one turn.
+    if (layer !== undefined && !planOverlay(plan, layer, each, at)) continue;
     const found = layers.map.find(each);
     if (found === undefined) return each;
+    if (layer !== undefined) continue;
     if (found.kind !== 'block') {
       target.fill(0, at, at + blockBytes);
-      continue;
-    }
-    planBlock(plan, found, at);
+      zeros += 1;
+    } else if (!looksInCache || !fromCache(plan, layers.source, found, at))
+      planBlock(plan, found, at);
   }
+  // Counted at the end: a plan that is given up is made again.
+  counts.zero += zeros;
+  counts.journal += plan.journalBlocks;
   return plan;
 }
 
+type FoundBlock = Lookup & { kind: 'block' };
+
+/** What is in the cache is copied in this turn. */
+function fromCache(plan: Plan, source: BlockSource, found: FoundBlock, at: number): boolean {
+  const { segment, offset, checksum } = found;
+  const slice = plan.target.subarray(at, at + blockBytes);
+  if (!source.cached(segment, offset, checksum, slice)) return false;
+  plan.dataBlocks += 1;
+  return true;
+}
+
 /** Blocks that lie one behind the other in a segment are read at once. */
-function planBlock(plan: Plan, found: Lookup & { kind: 'block' }, at: number): void {
+function planBlock(plan: Plan, found: FoundBlock, at: number): void {
   plan.dataBlocks += 1;
   let run = plan.runs.at(-1);
   const joins =
@@ -169,7 +210,10 @@ function planOverlay(
   block: number,
   at: number,
 ): boolean {
-  if (entry.kind === 'journal' || entry.kind === 'partial') plan.dataBlocks += 1;
+  if (entry.kind === 'journal' || entry.kind === 'partial') {
+    plan.dataBlocks += 1;
+    plan.journalBlocks += 1;
+  }
   const slice = plan.target.subarray(at, at + blockBytes);
   if (overlay.fill(entry, slice)) return false;
   // Only a part was written and the rest lies below: keep what is valid now, lay it over what comes.
@@ -195,7 +239,7 @@ function runPlan(layers: Layers, plan: Plan, done: Done): void {
   for (const run of plan.runs) {
     open += 1;
     const slice = plan.target.subarray(run.start, run.start + run.checksums.length * blockBytes);
-    layers.reader.readBlocks(run.segment, run.offset, run.checksums, slice, ended);
+    layers.source.read(run.segment, run.offset, run.checksums, slice, ended);
   }
   for (const patch of plan.patches) {
     open += 1;

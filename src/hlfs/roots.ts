@@ -1,9 +1,11 @@
 /** What can be done with a root that is at rest: read it as a volume, compare two, give a log's dead segments back. */
 import { DvceError, type LogId } from '../base/index.ts';
+import { BlockSource } from './block-source.ts';
 import type { HlfsContext } from './context.ts';
 import { listExtents } from './extents.ts';
 import type { RootRanges } from './forks.ts';
-import { type Layers, readLayers } from './layers.ts';
+import { LayerReader } from './layer-reader.ts';
+import type { Layers } from './layers.ts';
 import { newestRoot } from './log-recovery.ts';
 import { BlockMap } from './map.ts';
 import { blockBytes } from './pointer.ts';
@@ -49,21 +51,20 @@ export async function openSnapshot(
   logicalBlockBytes: 512 | 4096,
 ): Promise<BlockReader> {
   const root = await openRoot(context, snapshot.log, snapshot.rootSegment);
-  return new SnapshotReader(root, snapshot.name, logicalBlockBytes);
+  const source = new BlockSource(root.reader, context.reads);
+  const layers: Layers = { overlays: () => [], map: root.map, source };
+  return new SnapshotReader(layers, root.sizeBytes, snapshot.name, logicalBlockBytes);
 }
 
 class SnapshotReader implements BlockReader {
   readonly sizeBytes: number;
   readonly caps: BlockReader['caps'];
   readonly #layers: Layers;
+  readonly #reader: LayerReader;
   readonly #name: string;
 
-  constructor(
-    root: { map: BlockMap; reader: SegmentReader; sizeBytes: number },
-    name: string,
-    logicalBlockBytes: 512 | 4096,
-  ) {
-    this.sizeBytes = root.sizeBytes;
+  constructor(layers: Layers, sizeBytes: number, name: string, logicalBlockBytes: 512 | 4096) {
+    this.sizeBytes = sizeBytes;
     this.#name = name;
     this.caps = {
       readOnly: true,
@@ -72,18 +73,12 @@ class SnapshotReader implements BlockReader {
       cache: false,
       rotational: false,
     };
-    this.#layers = { overlays: () => [], map: root.map, reader: root.reader };
+    this.#layers = layers;
+    this.#reader = new LayerReader(layers);
   }
 
   read(offset: number, length: number, done: ReadDone): void {
-    const first = Math.floor(offset / blockBytes);
-    const count = Math.floor((offset + length - 1) / blockBytes) - first + 1;
-    const target = Buffer.allocUnsafe(count * blockBytes);
-    readLayers(this.#layers, first, count, target, (error, dataBlocks) => {
-      const start = offset - first * blockBytes;
-      if (error) done(error, []);
-      else done(null, [dataBlocks === 0 ? length : target.subarray(start, start + length)]);
-    });
+    this.#reader.read(offset, length, this.sizeBytes, done);
   }
   write(_offset: number, _data: Buffer, _options: unknown, done: Done): void {
     done(this.#refusal());
@@ -104,6 +99,7 @@ class SnapshotReader implements BlockReader {
     listExtents(this.#layers, this.sizeBytes, offset, length, done);
   }
   close(): Promise<void> {
+    this.#reader.close();
     return Promise.resolve();
   }
   #refusal(): DvceError {

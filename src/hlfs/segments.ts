@@ -4,7 +4,7 @@
  * Invariant 7: every byte that leaves this file was checked against the checksum of the pointer or header that led to it.
  * A missing segment is an error, never zeros (G3).
  */
-import { crc32c, DvceError, type LogId, limits, toDvceError } from '../base/index.ts';
+import { crc32c, crc32cJoined, DvceError, type LogId, limits, toDvceError } from '../base/index.ts';
 import { blockBytes } from './pointer.ts';
 import { decodeRoot, type RootFacts, type SegmentRow } from './root-format.ts';
 import { type LogRange, segmentKey } from './schema.ts';
@@ -60,15 +60,21 @@ export class SegmentReader {
     this.ranges = ranges;
   }
 
+  /** @throws SEGMENT_DAMAGED when the number lies outside of the log */
   key(number: number): string {
+    const key = this.keyIfAny(number);
+    if (key !== undefined) return key;
+    throw new DvceError('SEGMENT_DAMAGED', {
+      name: String(number),
+      reason: 'a pointer names a segment outside of the log',
+    });
+  }
+
+  keyIfAny(number: number): string | undefined {
     const known = this.#keys.get(number);
     if (known !== undefined) return known;
     const range = rangeOf(this.ranges, number);
-    if (range === undefined)
-      throw new DvceError('SEGMENT_DAMAGED', {
-        name: String(number),
-        reason: 'a pointer names a segment outside of the log',
-      });
+    if (range === undefined) return undefined;
     const key = segmentKey(range.log, number);
     if (this.#keys.size >= limits.segmentKeysMax) this.#keys.clear();
     this.#keys.set(number, key);
@@ -94,20 +100,45 @@ export class SegmentReader {
       return;
     }
     this.store.read(key, offset, target, (error) => {
-      if (error) return done(error);
-      for (let i = 0; i < checksums.length; i += 1) {
-        const block = target.subarray(i * blockBytes, (i + 1) * blockBytes);
-        if (crc32c(block) !== checksums[i])
-          return done(
-            new DvceError('SEGMENT_DAMAGED', {
-              name: key,
-              reason: `the block at offset ${offset + i * blockBytes} does not fit its checksum`,
-            }),
-          );
-      }
-      done(null);
+      if (error) done(error);
+      else if (crc32c(target) === joinChecksums(checksums)) done(null);
+      else done(damagedBlock(key, offset, checksums, target));
     });
   }
+
+  /** As `readBlocks`, in this turn; false when that has to wait, or when anything is wrong: `readBlocks` says what. */
+  readNow(segment: number, offset: number, checksums: readonly number[], target: Buffer): boolean {
+    const { store } = this;
+    const key = this.keyIfAny(segment);
+    if (store.readNow === undefined || key === undefined) return false;
+    return store.readNow(key, offset, target) && crc32c(target) === joinChecksums(checksums);
+  }
+}
+
+/**
+ * The checksum of blocks one behind the other, from the checksums of each. It fits exactly when the sum of all deviations, each
+ * moved on by its distance from the end, is zero: one damaged block is always found as if it were checked alone, and several
+ * cancel each other out no more often than one fits by chance (1 in 2^32).
+ */
+export function joinChecksums(checksums: readonly number[]): number {
+  let sum = checksums[0] ?? 0;
+  for (let i = 1; i < checksums.length; i += 1) sum = crc32cJoined(sum, checksums[i] ?? 0);
+  return sum;
+}
+
+function damagedBlock(
+  key: string,
+  offset: number,
+  checksums: readonly number[],
+  content: Buffer,
+): DvceError {
+  const bad = checksums.findIndex(
+    (sum, i) => crc32c(content.subarray(i * blockBytes, (i + 1) * blockBytes)) !== sum,
+  );
+  return new DvceError('SEGMENT_DAMAGED', {
+    name: key,
+    reason: `the block at offset ${offset + Math.max(0, bad) * blockBytes} does not fit its checksum`,
+  });
 }
 
 /**

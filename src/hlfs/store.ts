@@ -51,6 +51,16 @@ export interface SegmentStore {
   putIfAbsent(scope: string, key: string, body: readonly Uint8Array[]): Promise<PutResult>;
   /** Fill `target` from `offset`. SEGMENT_MISSING when the key is absent; short is an error. */
   read(key: string, offset: number, target: Buffer, done: StoreReadDone): void;
+  /**
+   * Fill `target` from `offset` in this turn, when nothing has to be waited for; false when it has to, or when anything is wrong:
+   * `read` says what. May be absent: nothing is ever at hand.
+   */
+  readNow?(key: string, offset: number, target: Buffer): boolean;
+  /**
+   * A hint: this will be read soon. @returns when it is at hand, or undefined when it is already, or when too much is under way.
+   * May be absent: nothing is gained by asking early. Never rejects: who reads is told what is wrong.
+   */
+  readAhead?(key: string, offset: number, length: number): Promise<void> | undefined;
   /** undefined when absent. */
   stat(key: string): Promise<StoreStat | undefined>;
   /** Entries directly below `prefix` in key order, after the key `after`, at most `limit`; [] when absent. */

@@ -3,6 +3,7 @@
  * snapshots, growth, activity. `Volume` (volume.ts) implements it.
  */
 import type { DvceError, LogId, SnapshotName, VolumeId } from '../base/index.ts';
+import type { ReadSources } from './block-source.ts';
 import type { SetReference, SnapshotDocument } from './schema.ts';
 
 export interface RequestOrigin {
@@ -21,7 +22,12 @@ export interface Extent {
   readonly zero: boolean;
 }
 export type Done = (error: DvceError | null) => void;
-export type ReadDone = (error: DvceError | null, parts: readonly (Buffer | number)[]) => void;
+/** `giveBack` may be called, once, when nothing refers to the bytes any more; the memory is then used for other reads. */
+export type ReadDone = (
+  error: DvceError | null,
+  parts: readonly (Buffer | number)[],
+  giveBack?: () => void,
+) => void;
 export type ExtentsDone = (error: DvceError | null, extents: readonly Extent[]) => void;
 
 export interface BlockReader {
@@ -79,6 +85,8 @@ export interface VolumeStatistics {
   readonly trims: number;
   readonly readBytes: number;
   readonly writtenBytes: number;
+  /** Where the blocks that were read came from. */
+  readonly readBlocks: Readonly<ReadSources>;
 }
 
 /** The part of one volume in a snapshot set (G5); `token` names the set. */

@@ -1,5 +1,6 @@
 /** What an open volume says about itself, put together from its parts. */
 import type { DvceError } from '../base/index.ts';
+import type { ReadSources } from './block-source.ts';
 import type { Journal } from './journal.ts';
 import { type LogWriter, mappedBytes } from './log-writer.ts';
 import type { Overlay } from './overlay.ts';
@@ -21,6 +22,7 @@ export interface StatisticsParts {
   readonly failure: DvceError | null;
   readonly flushLagMs: number;
   readonly counts: RequestCounts;
+  readonly readBlocks: ReadSources;
 }
 
 export function statisticsOf(parts: StatisticsParts): VolumeStatistics {
@@ -46,6 +48,7 @@ export function statisticsOf(parts: StatisticsParts): VolumeStatistics {
     movedBytes: publisher.movedBytes,
     segments: writer.table.rows.size,
     ...counts,
+    readBlocks: { ...parts.readBlocks },
   };
 }
 

@@ -19,12 +19,14 @@ import {
   type Timer,
   type VolumeId,
 } from '../base/index.ts';
+import { BlockSource } from './block-source.ts';
 import type { HlfsContext } from './context.ts';
 import { Cuts, type MakeSnapshot } from './cuts.ts';
 import { listExtents } from './extents.ts';
 import { Foreground } from './foreground.ts';
 import type { Appended, Journal } from './journal.ts';
 import { carriedBase } from './journal-slot.ts';
+import { LayerReader } from './layer-reader.ts';
 import { type Layers, readLayers } from './layers.ts';
 import type { LogWriter } from './log-writer.ts';
 import { blockBytes } from './pointer.ts';
@@ -32,7 +34,6 @@ import { Publisher } from './publisher.ts';
 import { type Request, RequestQueue } from './request-queue.ts';
 import type { SnapshotDocument } from './schema.ts';
 import { segmentFlags } from './segment-format.ts';
-import { Slab } from './slab.ts';
 import type {
   Done,
   ExtentsDone,
@@ -84,10 +85,10 @@ export class Volume implements OpenVolume {
   readonly #publisher: Publisher;
   readonly #writeLayers: WriteLayers;
   readonly #layers: Layers;
+  readonly #reader: LayerReader;
   readonly #queue: RequestQueue;
   readonly #foreground: Foreground;
   readonly cuts: Cuts;
-  readonly #readBuffers = new Slab({ zeroed: false });
   #reclaimTimer: Timer | null = null;
   /** Records of earlier incarnations up to here are being published; 0 when all are. */
   #carriedUntil = 0;
@@ -145,8 +146,9 @@ export class Volume implements OpenVolume {
     this.#layers = {
       overlays: () => this.#writeLayers.overlays,
       map: writer.map,
-      reader: writer.reader,
+      source: new BlockSource(writer.reader, context.reads),
     };
+    this.#reader = new LayerReader(this.#layers);
     this.#queue = new RequestQueue({
       clock: context.clock,
       timers: context.timers,
@@ -192,15 +194,7 @@ export class Volume implements OpenVolume {
   read(offset: number, length: number, done: ReadDone): void {
     this.#counts.reads += 1;
     this.#counts.readBytes += length;
-    const first = Math.floor(offset / blockBytes);
-    const count = Math.floor((offset + length - 1) / blockBytes) - first + 1;
-    const target = this.#readBuffers.take(count * blockBytes);
-    const ended = this.#foreground.timed('read', done);
-    readLayers(this.#layers, first, count, target, (error, dataBlocks) => {
-      const start = offset - first * blockBytes;
-      if (error) ended(error, []);
-      else ended(null, [dataBlocks === 0 ? length : target.subarray(start, start + length)]);
-    });
+    this.#reader.read(offset, length, this.sizeBytes, this.#foreground.timed('read', done));
   }
 
   write(offset: number, data: Buffer, options: WriteOptions, done: Done): void {
@@ -338,6 +332,7 @@ export class Volume implements OpenVolume {
       failure: this.#failure,
       flushLagMs: since === 0 ? 0 : this.#context.clock.monotonicMs() - since,
       counts: this.#counts,
+      readBlocks: this.#layers.source.counts,
     });
   }
 
@@ -352,6 +347,7 @@ export class Volume implements OpenVolume {
 
   async #close(): Promise<void> {
     this.#reclaimTimer?.cancel();
+    this.#reader.close();
     const clean = this.#failure === null && (await this.#inTime(this.#publishLast()));
     this.#writeLayers.stopTimer();
     await this.#inTime(this.#publisher.stop().then(() => true));

@@ -11,7 +11,11 @@ export type Done = (error: DvceError | null) => void;
 
 /** Content of a read, in order: bytes, or a number n for a run of n zero bytes that need not be sent. */
 export type ReadParts = readonly (Buffer | number)[];
-export type ReadDone = (error: DvceError | null, parts: ReadParts) => void;
+/**
+ * `giveBack`, where there is one, may be called once, when nothing refers to the bytes of the parts any more: the backend uses
+ * their memory again. Not calling it costs no more than the collection of garbage.
+ */
+export type ReadDone = (error: DvceError | null, parts: ReadParts, giveBack?: () => void) => void;
 
 export interface Extent {
   readonly lengthBytes: number;

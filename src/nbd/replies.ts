@@ -55,7 +55,9 @@ export class ReplyEncoder {
     this.#writer.complete(request.accountedBytes);
   }
 
-  content(request: Request, parts: ReadParts): void {
+  /** @param giveBack called when the parts have left, if they do */
+  content(request: Request, parts: ReadParts, giveBack?: () => void): void {
+    if (giveBack !== undefined) this.#writer.whenSent(giveBack);
     if (request.length === 0) {
       this.success(request);
       return;

@@ -24,6 +24,8 @@ export class ReplyWriter {
   #used = 0;
   #sentUpTo = 0;
   #gathered: Buffer[] = [];
+  /** Waiting for the next write to have ended. */
+  #whenSent: (() => void)[] = [];
   #requests = 0;
   #bytes = 0;
   #outstanding = 0;
@@ -76,6 +78,11 @@ export class ReplyWriter {
       this.#gathered.push(left >= zeros.length ? zeros : zeros.subarray(0, left));
   }
 
+  /** `action` runs once everything up to the next `complete` is with the kernel; never when the connection dies before. */
+  whenSent(action: () => void): void {
+    this.#whenSent.push(action);
+  }
+
   /** A reply is complete; it accounts for `bytes` of the session's limit until the kernel has it. */
   complete(bytes: number): void {
     this.#requests += 1;
@@ -98,6 +105,8 @@ export class ReplyWriter {
     this.#gathered = [];
     const requests = this.#requests;
     const bytes = this.#bytes;
+    const whenSent = this.#whenSent;
+    if (whenSent.length > 0) this.#whenSent = [];
     this.#requests = 0;
     this.#bytes = 0;
     this.#outstanding += 1;
@@ -107,7 +116,7 @@ export class ReplyWriter {
     socket.write(gathered[last], (error) => {
       // Told here first, before the event: nothing may be started for a connection that is dead (rule N6).
       if (error) this.#failed(error);
-      else this.#sent(requests, bytes);
+      else this.#sent(requests, bytes, whenSent);
     });
     if (last > 0) socket.uncork();
   }
@@ -116,10 +125,12 @@ export class ReplyWriter {
   close(): void {
     this.#closed = true;
     this.#gathered = [];
+    this.#whenSent = [];
     this.#slab = null;
   }
 
-  #sent(requests: number, bytes: number): void {
+  #sent(requests: number, bytes: number, whenSent: readonly (() => void)[]): void {
+    for (const action of whenSent) action();
     this.#outstanding -= 1;
     if (this.#outstanding === 0 && this.#slab !== null && this.#sentUpTo === this.#used) {
       if (this.#gathered.length === 0) {

@@ -256,11 +256,12 @@ export class Transmission {
       return;
     }
     this.#inBackend += 1;
-    this.#backend.read(request.offset, request.length, (error, parts) => {
+    this.#backend.read(request.offset, request.length, (error, parts, giveBack) => {
       this.#returned(request, error);
       if (error !== null) this.#fail(request, error);
       else if (sumOf(parts) !== request.length) this.#fail(request, wrongLength('read'));
-      else if (this.#answers()) this.#encoder.content(request, parts);
+      else if (this.#answers()) this.#encoder.content(request, parts, giveBack);
+      else giveBack?.();
     });
   }
 

@@ -1,8 +1,9 @@
 /**
- * Open segment files for reading: a bounded set, least recently used out first.
+ * Open segment files for reading: a bounded set, least recently opened or waited for out first.
  *
  * Invariants: a file is closed once and only when no read of it is under way; `done` is called once for every read. Keys never
- * change their contents, so an open file never goes stale; a deleted one is closed with `forget`.
+ * change their contents, so an open file never goes stale; a deleted one is closed with `forget`. A key is checked when its file is
+ * opened. After `close` nothing is opened or read.
  */
 import {
   DvceError,
@@ -12,6 +13,7 @@ import {
   toDvceError,
 } from '../base/index.ts';
 import type { StoreReadDone } from '../hlfs/index.ts';
+import { checkKey } from './keys.ts';
 
 interface CachedFile {
   readonly file: OpenFile;
@@ -21,26 +23,43 @@ interface CachedFile {
 
 export class FileCache {
   readonly #files: FileSystem;
+  readonly #root: string;
   readonly #limit: number;
   /** In order of last use. */
   readonly #open = new Map<string, CachedFile>();
   #reads = 0;
   #idle: (() => void) | undefined;
+  #closed = false;
 
-  constructor(files: FileSystem, limit: number) {
+  constructor(files: FileSystem, root: string, limit: number) {
     this.#files = files;
+    this.#root = root;
     this.#limit = limit;
   }
 
-  /** Fill `target` at once when the file is open and that needs no disk access. */
-  readCached(key: string, offset: number, target: Buffer): boolean {
-    return this.#open.get(key)?.file.readCached?.(target, offset) ?? false;
+  /** Fill `target` at once when that needs no disk access; false also when the file cannot be opened. */
+  readNow(key: string, offset: number, target: Buffer): boolean {
+    const cached = this.#open.get(key) ?? this.#tryOpen(key);
+    return cached?.file.readCached?.(target, offset) ?? false;
   }
 
-  read(key: string, path: string, offset: number, target: Buffer, done: StoreReadDone): void {
+  #tryOpen(key: string): CachedFile | undefined {
+    try {
+      return this.#openFile(key);
+    } catch {
+      return undefined; // `read` opens it again and says what is wrong
+    }
+  }
+
+  read(key: string, offset: number, target: Buffer, done: StoreReadDone): void {
+    if (this.readNow(key, offset, target)) {
+      done(null);
+      return;
+    }
+    const path = `${this.#root}/${key}`;
     let cached: CachedFile;
     try {
-      cached = this.#take(key, path);
+      cached = this.#take(key);
     } catch (error) {
       queueMicrotask(() => done(openError(key, path, error)));
       return;
@@ -68,6 +87,7 @@ export class FileCache {
 
   /** Resolves when every read has ended and every file is closed. */
   async close(): Promise<void> {
+    this.#closed = true;
     for (const [key, cached] of this.#open) this.#drop(key, cached);
     if (this.#reads > 0)
       await new Promise<void>((resolve) => {
@@ -75,15 +95,24 @@ export class FileCache {
       });
   }
 
-  #take(key: string, path: string): CachedFile {
-    let cached = this.#open.get(key);
-    if (cached === undefined) {
-      cached = { file: this.#files.openSync(path, 'read'), reads: 0, isForgotten: false };
-      this.#makeRoom();
-    } else this.#open.delete(key);
+  #take(key: string): CachedFile {
+    const cached = this.#open.get(key) ?? this.#openFile(key);
+    this.#open.delete(key);
     this.#open.set(key, cached);
     cached.reads += 1;
     this.#reads += 1;
+    return cached;
+  }
+
+  #openFile(key: string): CachedFile {
+    if (this.#closed) {
+      const where = `local:${this.#root}`;
+      throw new DvceError('STORE_UNAVAILABLE', { where, reason: 'it was closed' });
+    }
+    const file = this.#files.openSync(`${this.#root}/${checkKey(key)}`, 'read');
+    const cached = { file, reads: 0, isForgotten: false };
+    this.#makeRoom();
+    this.#open.set(key, cached);
     return cached;
   }
 

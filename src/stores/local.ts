@@ -46,12 +46,12 @@ import {
   checkScope,
   fencedSuffix,
   isOwnName,
-  keyError,
   pageOf,
   parentOf,
   temporarySuffix,
 } from './keys.ts';
 import { type LocalStoreMarker, type LocalStoreOptions, openMarker } from './local-marker.ts';
+import { FileReadAhead } from './read-ahead.ts';
 
 export type { LocalStoreOptions } from './local-marker.ts';
 
@@ -71,6 +71,7 @@ class DirectoryStore implements LocalStore {
   readonly #root: string;
   readonly #files: FileSystem;
   readonly #cache: FileCache;
+  readonly #ahead: FileReadAhead;
   /** Prefix of this instance's temporary names: another instance never sweeps what is being written here. */
   readonly #instance: string;
   /** Directories that exist with a durable name, as far as this instance knows. */
@@ -85,7 +86,8 @@ class DirectoryStore implements LocalStore {
     this.#root = options.root;
     this.#files = options.files;
     this.#instance = options.random.bytes(8).toString('hex');
-    this.#cache = new FileCache(options.files, limits.openFilesPerStore);
+    this.#cache = new FileCache(options.files, options.root, limits.openFilesPerStore);
+    this.#ahead = new FileReadAhead(this.#cache);
   }
 
   createScope(scope: string): Promise<void> {
@@ -155,18 +157,16 @@ class DirectoryStore implements LocalStore {
     return this.#run(`store ${key}`, () => this.#put(scope, key, body));
   }
 
+  readNow(key: string, offset: number, target: Buffer): boolean {
+    return this.#cache.readNow(key, offset, target);
+  }
+
+  readAhead(key: string, offset: number, length: number): Promise<void> | undefined {
+    return this.#ahead.read(key, offset, length);
+  }
+
   read(key: string, offset: number, target: Buffer, done: StoreReadDone): void {
-    // An open file's key was checked when it was opened.
-    if (this.#cache.readCached(key, offset, target)) {
-      done(null);
-      return;
-    }
-    const error = keyError(key) ?? (this.#closed ? this.#closedError() : null);
-    if (error !== null) {
-      queueMicrotask(() => done(error));
-      return;
-    }
-    this.#cache.read(key, this.#path(key), offset, target, done);
+    this.#cache.read(key, offset, target, done);
   }
 
   stat(key: string): Promise<StoreStat | undefined> {
@@ -198,8 +198,9 @@ class DirectoryStore implements LocalStore {
   delete(key: string): Promise<void> {
     checkKey(key);
     return this.#run(`delete ${key}`, async () => {
-      this.#cache.forget(key);
-      if (await this.#removeIfThere(this.#path(key))) await this.#syncAbove(key);
+      const wasThere = await this.#removeIfThere(this.#path(key));
+      this.#cache.forget(key); // not before: until it was gone a read may have opened it
+      if (wasThere) await this.#syncAbove(key);
     });
   }
 

@@ -51,6 +51,7 @@ t.test('every option is read, and formatted so that it is read again', async (t)
       logLevel: 'debug',
       foreground: true,
       trashWindowMs: limits.trashWindowMs,
+      readCacheBytes: limits.readCacheBytes,
       trashFreeBytesMin: limits.trashFreeBytesMin,
     },
   });

@@ -19,6 +19,7 @@ import {
   reclaimLog,
 } from '../../src/hlfs/index.ts';
 import { openLocalStore } from '../../src/stores/index.ts';
+import { smallReads } from '../support/small-reads.ts';
 import { type CutParameters, EngineVolume, notInUse, pathOf } from './engine-volume.ts';
 import { FaultyStore, noChances } from './faulty-store.ts';
 import { type FlipPlace, flipSomewhere, sampleOf } from './flips.ts';
@@ -139,6 +140,7 @@ class EngineProgram implements SimProgram {
       node,
       scope: await openProcessScope(store, documents, node, random),
       journalDirectory,
+      reads: smallReads(),
     };
   }
 

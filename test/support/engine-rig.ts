@@ -41,6 +41,7 @@ import {
   type VolumeOptions,
 } from '../../src/hlfs/index.ts';
 import { openLocalStore } from '../../src/stores/index.ts';
+import { smallReads } from './small-reads.ts';
 
 export type EngineVolume = Awaited<ReturnType<typeof openVolume>>;
 
@@ -416,6 +417,7 @@ export class Rig {
       node: id,
       scope,
       journalDirectory,
+      reads: smallReads(),
     };
     this.process = process;
     this.#processes.push(process);
@@ -471,11 +473,14 @@ export class Reader<T extends BlockReader = BlockReader> {
 
   read(offset: number, length: number): Promise<Buffer> {
     return new Promise((resolve, reject) => {
-      this.volume.read(offset, length, (error, parts) => {
+      this.volume.read(offset, length, (error, parts, giveBack) => {
         if (error) return reject(error);
         const bytes = parts.map((part) => (typeof part === 'number' ? Buffer.alloc(part) : part));
-        // A copy: the engine may reuse what it gave.
-        resolve(Buffer.concat(bytes));
+        // A copy: the engine reuses what it gave. Whoever else looks at it shall notice.
+        const copy = Buffer.concat(bytes);
+        for (const each of bytes) each.fill(0xee);
+        giveBack?.();
+        resolve(copy);
       });
     });
   }
