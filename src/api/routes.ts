@@ -118,7 +118,9 @@ export class ApiClient {
   readonly volumes = {
     list: async (query: { prefix?: string | undefined; kind?: 'volume' | 'image' } = {}) =>
       (await this.#get<{ volumes: Volume[] }>('/v1/volumes', { query })).volumes,
-    get: (path: string) => this.#get<Volume>(urls.volume(path)),
+    /** @param query.space also what it takes in the store */
+    get: (path: string, query: { space?: boolean } = {}) =>
+      this.#get<Volume>(urls.volume(path), { query }),
     create: (body: VolumeCreate) => this.#send<Volume>('POST', '/v1/volumes', body),
     update: (path: string, body: VolumeUpdate) =>
       this.#send<Volume>('PATCH', urls.volume(path), body),

@@ -137,12 +137,18 @@ export class LocalExports {
   }
 
   volume(key: ExportKey): OpenVolume {
-    const { volume, spec } = this.#find(key);
-    if (volume === undefined)
-      throw new DvceError('READ_ONLY', { name: spec.description, reason: 'it is a snapshot' });
+    const volume = this.opened(key);
+    const { spec } = this.#find(key);
     if (spec.readOnlyReason !== null)
       throw new DvceError('READ_ONLY', { name: spec.description, reason: spec.readOnlyReason });
     return volume;
+  }
+
+  /** Also one that may not be written now. */
+  opened(key: ExportKey): OpenVolume {
+    const { volume, spec } = this.#find(key);
+    if (volume !== undefined) return volume;
+    throw new DvceError('READ_ONLY', { name: spec.description, reason: 'it is a snapshot' });
   }
 
   /** From now on, for requests that wait, too. */

@@ -17,6 +17,7 @@ import type {
   RateLimits,
   RateLimitsChange,
 } from '../base/index.ts';
+import type { VolumeSpace } from '../hlfs/index.ts';
 import type { RequestFigures, RequestLatency } from '../nbd/index.ts';
 
 import type {
@@ -58,6 +59,8 @@ export interface VolumeInfo {
   readonly snapshots: number;
   /** Present while open in this blockd. */
   readonly open: VolumeActivity | null;
+  /** When asked for; null when it cannot be told, because a part of the volume cannot be read. */
+  readonly space?: VolumeSpace | null;
   /** In the answers of create, clone and resize: what to look at, e.g. that the store is overcommitted. */
   readonly warnings?: readonly CapacityWarning[];
 }
@@ -216,7 +219,8 @@ export interface ControlMethods {
     params: { prefix?: string; kind?: 'volume' | 'image' };
     result: { volumes: VolumeInfo[] };
   };
-  'volume.get': { params: { path: string }; result: VolumeInfo };
+  /** With `space`: what it takes in the store too. */
+  'volume.get': { params: { path: string; space?: boolean }; result: VolumeInfo };
   'volume.rename': { params: { path: string; to: string }; result: VolumeInfo };
   'volume.update': {
     /** Of `limits` only what is named changes. */

@@ -59,7 +59,7 @@ export const paramSchemas: Readonly<Record<ControlMethod, JsonSchema>> = {
     prefix: optional(Type.String({ maxLength: pathCharactersMax })),
     kind: optional(kind),
   }),
-  'volume.get': closed({ path }),
+  'volume.get': closed({ path, space: optional(Type.Boolean()) }),
   'volume.rename': closed({ path, to: path }),
   'volume.update': closed({
     path,

@@ -31,6 +31,7 @@ import type { ControlHandlers } from './control-server.ts';
 import type { NodeContext } from './node-context.ts';
 import type { VolumeCheckAnswer, VolumeInfo } from './protocol.ts';
 import { describeVolume } from './volume-info.ts';
+import { spaceOf } from './volume-space.ts';
 
 /** The snapshot that holds the content of an image. */
 export const imageSnapshot: SnapshotName = asSnapshotName('image');
@@ -94,7 +95,11 @@ export function volumeMethods(node: NodeContext): VolumeMethods {
 
     'volume.list': ({ prefix = '/', kind }) => list(node, prefix, kind),
 
-    'volume.get': async ({ path }) => infoOf(node, await getVolume(hlfs, path)),
+    'volume.get': async ({ path, space }) => {
+      const record = await getVolume(hlfs, path);
+      const info = await infoOf(node, record);
+      return space === true ? { ...info, space: await spaceOf(node, record) } : info;
+    },
 
     // An attachment keeps the export's name of its time, so a volume in use may be renamed.
     'volume.rename': async ({ path, to }) => infoOf(node, await rename(node, path, to)),

@@ -1,7 +1,7 @@
 /** What a worker does for the main thread (worker-protocol.ts). */
 import { limits, loopFigures } from '../base/index.ts';
 import type { HlfsContext } from '../hlfs/index.ts';
-import { checkVolume, listPlaces, recoverJournal } from '../hlfs/index.ts';
+import { checkVolume, closedVolumeSpace, listPlaces, recoverJournal } from '../hlfs/index.ts';
 import type { CallContext } from './calls.ts';
 import { contentMap } from './content-map.ts';
 import { diff } from './diff.ts';
@@ -28,6 +28,8 @@ export function workerHandlers(context: HlfsContext, thread: string): WorkerHand
       loop: await loopFigures(thread, context.clock, context.timers),
       ...exports.figures(),
     }),
+    'export.space': async ({ key }) => exports.opened(key).space(),
+    space: async ({ volume }) => closedVolumeSpace(context, volume),
     'export.grow': async ({ key, sizeBytes }) => {
       exports.volume(key).grow(sizeBytes);
       return {};

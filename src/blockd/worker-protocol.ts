@@ -13,7 +13,7 @@ import {
   type SnapshotName,
   type VolumeId,
 } from '../base/index.ts';
-import type { SnapshotDocument, SnapshotOptions } from '../hlfs/index.ts';
+import type { SnapshotDocument, SnapshotOptions, VolumeSpace } from '../hlfs/index.ts';
 import type { RequestFigures } from '../nbd/index.ts';
 import type { LogLevel } from './options.ts';
 import type { DiffRange, MapExtent, VolumeActivity, VolumeCheckAnswer } from './protocol.ts';
@@ -74,6 +74,9 @@ export interface WorkerMethods {
   /** Drop the connections (their requests in flight finish first), close cleanly. */
   'export.close': { params: { key: ExportKey }; result: Nothing };
   'export.activity': { params: { key: ExportKey }; result: ExportActivity };
+  'export.space': { params: { key: ExportKey }; result: VolumeSpace };
+  /** Of a volume that is not open; null: there is none. */
+  space: { params: { volume: VolumeId }; result: VolumeSpace | null };
   /** Counts of this worker and of its open volumes. */
   figures: { params: Nothing; result: WorkerFigures };
   'export.grow': { params: { key: ExportKey; sizeBytes: number }; result: Nothing };

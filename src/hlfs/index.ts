@@ -67,6 +67,7 @@ export {
   type SnapshotRecord,
   updateSnapshot,
 } from './snapshots.ts';
+export { closedVolumeSpace, type VolumeSpace } from './space.ts';
 export * from './store.ts';
 export * from './volume-api.ts';
 export { type OpenOptions, openVolume, recoverJournal } from './volume-open.ts';

@@ -5,6 +5,7 @@
 import type { DvceError, LogId, SnapshotName, VolumeId } from '../base/index.ts';
 import type { ReadSources } from './block-source.ts';
 import type { SetReference, SnapshotDocument } from './schema.ts';
+import type { VolumeSpace } from './space.ts';
 
 export interface RequestOrigin {
   readonly alive: boolean;
@@ -113,6 +114,8 @@ export interface OpenVolume extends BlockReader {
   /** The head already has the new size (G6). */
   grow(sizeBytes: number): void;
   statistics(): VolumeStatistics;
+  /** What it takes in the store; documents and the list of segments are read. */
+  space(): Promise<VolumeSpace>;
   /** Publish everything and write a root, without closing. */
   publishAll(): Promise<void>;
 }

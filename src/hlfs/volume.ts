@@ -24,6 +24,7 @@ import type { HlfsContext } from './context.ts';
 import { Cuts, type MakeSnapshot } from './cuts.ts';
 import { listExtents } from './extents.ts';
 import { Foreground } from './foreground.ts';
+import { requireHead } from './heads.ts';
 import type { Appended, Journal } from './journal.ts';
 import { carriedBase } from './journal-slot.ts';
 import { LayerReader } from './layer-reader.ts';
@@ -34,6 +35,7 @@ import { Publisher } from './publisher.ts';
 import { type Request, RequestQueue } from './request-queue.ts';
 import type { SnapshotDocument } from './schema.ts';
 import { segmentFlags } from './segment-format.ts';
+import { type VolumeSpace, volumeSpace } from './space.ts';
 import type {
   Done,
   ExtentsDone,
@@ -334,6 +336,11 @@ export class Volume implements OpenVolume {
       counts: this.#counts,
       readBlocks: this.#layers.source.counts,
     });
+  }
+
+  async space(): Promise<VolumeSpace> {
+    const { value } = await requireHead(this.#context, this.id);
+    return volumeSpace(this.#context, value, this.#writer);
   }
 
   /**

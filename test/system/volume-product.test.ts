@@ -3,9 +3,11 @@
  * Volumes as an operator uses them day by day, through the real program: deleted and had back, limited, exported, mapped, and
  * snapshots taken at times. blockd and the agent are killed in the middle.
  */
+import { existsSync, readdirSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import t, { type Test } from 'tap';
 import { exitCodes } from '../../src/base/index.ts';
+import type { VolumeSpace } from '../../src/hlfs/index.ts';
 import { until } from '../support/blockd-process.ts';
 import { type Dvce, freshDvce } from '../support/dvce.ts';
 import { RawNbd } from '../support/nbd-raw.ts';
@@ -109,6 +111,63 @@ async function limitsHold(t: Test, dvce: Dvce, front: { readonly path: string })
   const free = await writeRate(again, 500);
   t.ok(free > 800, `without limits: ${free}`);
   await again.disconnect();
+}
+
+/** Names directly below a directory of the store, which may not be there. */
+function namesIn(dvce: Dvce, directory: string): string[] {
+  const path = join(dvce.data, 'store', directory);
+  return existsSync(path) ? readdirSync(path) : [];
+}
+
+/** Bytes of all segments, as the file system has them. */
+function segmentBytes(dvce: Dvce): number {
+  let sum = 0;
+  for (const entry of readdirSync(join(dvce.data, 'store'), {
+    recursive: true,
+    encoding: 'utf8',
+  })) {
+    const file = /logs\/[^/]+\/seg\/\d+\/\d+$/.test(entry) ? join(dvce.data, 'store', entry) : null;
+    if (file !== null) sum += statSync(file, { throwIfNoEntry: false })?.size ?? 0;
+  }
+  return sum;
+}
+
+/** What is told fits what is stored; with everything deleted, blockd killed in the middle, nothing is left. */
+async function spaceHolds(t: Test, dvce: Dvce, front: { readonly path: string }): Promise<void> {
+  await dvce.ok('volume create /space/a --size 16MiB');
+  const writer = await RawNbd.connect(front, '/space/a');
+  for (let block = 0; block < 64; block += 1)
+    await writer.write(block * blockBytes, stamp(block, 1));
+  await dvce.ok('volume clone /space/a /space/b');
+  for (let block = 0; block < 32; block += 1)
+    await writer.write(block * blockBytes, stamp(block, 2));
+  await writer.disconnect();
+  await killBlockd(dvce);
+  const space = async (path: string): Promise<VolumeSpace> =>
+    (await dvce.json<{ space: VolumeSpace }>(`volume show ${path}`)).space;
+  const clone = await space('/space/b');
+  t.match(clone, { mappedBytes: 64 * blockBytes, borrowedBytes: 64 * blockBytes, uniqueBytes: 0 });
+  t.match(
+    await dvce.ok('volume show /space/b'),
+    /shared +256KiB \(256KiB of it stored by others\)/,
+  );
+  const paths = async (): Promise<string[]> =>
+    (await dvce.json<{ path: string }[]>('volume list')).map(({ path }) => path);
+  await until('the sum to be what is stored', async () => {
+    const before = segmentBytes(dvce);
+    let sum = 0;
+    for (const path of await paths()) sum += (await space(path)).storedBytes;
+    return sum === before && before === segmentBytes(dvce);
+  });
+  t.ok(segmentBytes(dvce) > 64 * blockBytes, 'something is stored');
+  const deleting = (await paths()).map((path) => dvce.cli(`volume delete ${path} --yes --now`));
+  await Promise.race(deleting);
+  await killBlockd(dvce);
+  await Promise.all(deleting);
+  for (const path of await paths()) await dvce.ok(`volume delete ${path} --yes --now`);
+  for (const directory of ['logs', 'volumes', 'intents'])
+    await until(`nothing to be left in ${directory}`, () => namesIn(dvce, directory).length === 0);
+  t.equal(segmentBytes(dvce), 0, 'the store is empty');
 }
 
 t.test('volumes of an operator', async (t) => {
@@ -250,4 +309,6 @@ t.test('volumes of an operator', async (t) => {
   await dvce.ok('schedule resume often');
   await dvce.ok('schedule delete often --yes');
   t.equal((await snapshotsOf(dvce, '/prod/v0')).length, 4, 'its snapshots stay');
+
+  await spaceHolds(t, dvce, front);
 });

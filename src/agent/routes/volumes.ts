@@ -96,10 +96,19 @@ export function volumeRoutes(server: Server, { blockd, vms, operations }: Agent)
         tags: ['volumes'],
         summary: 'Show a volume',
         params: pathParams,
+        querystring: Type.Object({
+          space: Type.Optional(
+            Type.Boolean({ description: 'Also what it takes in the store, which is counted now.' }),
+          ),
+        }),
         response: answers({ 200: ref(Volume) }),
       },
     },
-    async ({ params }) => blockd.call('volume.get', { path: asVolumePath(params.path) }),
+    async ({ params, query: { space } }) =>
+      blockd.call('volume.get', {
+        path: asVolumePath(params.path),
+        ...(space === true ? { space } : {}),
+      }),
   );
 
   server.patch(

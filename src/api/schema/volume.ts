@@ -55,6 +55,22 @@ export const VolumeActivity = Type.Object(
   { $id: 'VolumeActivity', description: 'What an open volume is doing.' },
 );
 
+export const VolumeSpace = Type.Object(
+  {
+    logicalBytes: count('Size that the guest sees.'),
+    mappedBytes: count('Bytes of blocks that the published content has; the rest are holes.'),
+    uniqueBytes: count('Stored bytes that only its content needs.'),
+    sharedBytes: count('Bytes that its content has in common with other volumes.'),
+    borrowedBytes: count('Those of the shared bytes that lie in segments of other volumes.'),
+    pinnedBytes: count('Stored bytes that only snapshots, clones and readers need.'),
+    garbageBytes: count('Stored bytes that nothing needs; cleaning gives them back.'),
+    storedBytes: count(
+      'Bytes of its segments in the store: unique, shared without borrowed, pinned, garbage.',
+    ),
+  },
+  { $id: 'VolumeSpace', description: 'What a volume takes in the store.' },
+);
+
 export const Volume = Type.Object(
   {
     id: Type.String({ description: 'UUID; stays when the volume is renamed.' }),
@@ -83,6 +99,11 @@ export const Volume = Type.Object(
     ),
     snapshots: count('Number of snapshots.'),
     open: nullable(ref(VolumeActivity), { description: 'Present while open.' }),
+    space: Type.Optional(
+      nullable(ref(VolumeSpace), {
+        description: 'When asked for; null when a part of the volume cannot be read.',
+      }),
+    ),
     warnings: Type.Optional(
       Type.Array(ref(CapacityWarning), { description: 'After create, clone and resize.' }),
     ),

@@ -25,8 +25,23 @@ function facts(volume: Volume): readonly (readonly [string, string])[] {
     ...(image === null ? [] : [['image of', `${image.source} (${image.digest})`] as const]),
     ['snapshots', `${volume.snapshots}`],
     ['epoch', volume.epoch],
+    ...space(volume),
     ['open', yesNo(open !== null)],
     ...(open === null ? [] : activity(open)),
+  ];
+}
+
+function space({ space: taken }: Volume): readonly (readonly [string, string])[] {
+  if (taken === undefined || taken === null) return [];
+  const borrowed =
+    taken.borrowedBytes === 0 ? '' : ` (${size(taken.borrowedBytes)} of it stored by others)`;
+  return [
+    ['mapped', size(taken.mappedBytes)],
+    ['stored', size(taken.storedBytes)],
+    ['unique', size(taken.uniqueBytes)],
+    ['shared', `${size(taken.sharedBytes)}${borrowed}`],
+    ['pinned', size(taken.pinnedBytes)],
+    ['garbage', size(taken.garbageBytes)],
   ];
 }
 
@@ -35,8 +50,7 @@ function activity(open: NonNullable<Volume['open']>): readonly (readonly [string
     ['attached to', orDash(open.attachId)],
     ['connections', `${open.connections}`],
     ['read-only', orDash(open.readOnlyReason)],
-    ['mapped', size(open.mappedBytes)],
-    ['stored', `${size(open.storedBytes)} in ${open.segments} segments`],
+    ['segments', `${open.segments}`],
     ['journal', `${size(open.journalBytes)} of ${size(open.journalQuotaBytes)}`],
     ['flush lag', formatDuration(open.flushLagMs)],
     ['read', `${size(open.readBytes)} in ${open.reads} requests`],
@@ -119,7 +133,7 @@ function stateOf({ state, open, protected: kept }: Volume): string {
 }
 
 export const show: Run = async ({ api, output }, given) => {
-  const volume = await api.volumes.get(given.argument('path'));
+  const volume = await api.volumes.get(given.argument('path'), { space: true });
   output.show(volume, facts(volume));
 };
 
