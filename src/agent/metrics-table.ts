@@ -65,6 +65,15 @@ export const metricTable = {
   dvce_volume_stored_bytes: gauge('Bytes of the segments that its log wrote and keeps.', 'volume'),
   dvce_volume_segments: gauge('Segments of its log.', 'volume'),
   dvce_volume_published_bytes_total: counter('Bytes of segments put into the store.', 'volume'),
+  dvce_volume_read_source_bytes_total: counter(
+    'Bytes of the blocks that clients read, by where they were found: cache, page_cache, store, joined (a read of the store that was under way), zero, journal.',
+    'volume',
+    'source',
+  ),
+  dvce_volume_read_ahead_bytes_total: counter(
+    'Bytes asked of the store before a client wanted them.',
+    'volume',
+  ),
   dvce_volume_throttled_requests_total: counter(
     'Requests that waited for a limit of the volume.',
     'volume',
@@ -92,6 +101,7 @@ export const metricTable = {
     'Bytes put into the journal and the store for each byte written by clients, since the volume was opened.',
     'volume',
   ),
+  dvce_gc_moved_bytes_total: counter('Bytes that cleaning put into the store.', 'volume'),
   dvce_gc_debt_bytes: gauge(
     'Bytes in the store that nothing needs and cleaning has not given back.',
     'volume',

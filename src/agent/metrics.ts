@@ -226,11 +226,27 @@ function volumeSamples(volume: BlockdMetrics['volumes'][number]): Sample[] {
       volume.writtenBytes === 0
         ? undefined
         : (volume.publishedBytes + volume.journalWrittenBytes) / volume.writtenBytes,
+    dvce_gc_moved_bytes_total: volume.movedBytes,
+    dvce_volume_read_ahead_bytes_total: bytesOf(volume.readBlocks?.ahead),
     dvce_gc_debt_bytes: volume.gcDebtBytes,
   };
-  return Object.entries(values).flatMap(([name, value]) =>
+  const own = Object.entries(values).flatMap(([name, value]) =>
     // A blockd of an earlier release does not say everything.
     value === undefined || Number.isNaN(value) ? [] : [sample(name as MetricName, value, labels)],
+  );
+  return [...own, ...sourceSamples(volume)];
+}
+
+const blockBytes = 4096;
+const bytesOf = (blocks: number | undefined): number | undefined =>
+  blocks === undefined ? undefined : blocks * blockBytes;
+
+/** What an older blockd does not count is not shown. */
+function sourceSamples({ path, readBlocks }: BlockdMetrics['volumes'][number]): Sample[] {
+  if (readBlocks === undefined) return [];
+  const { ahead: _, pageCache, ...others } = readBlocks;
+  return Object.entries({ ...others, page_cache: pageCache }).map(([source, blocks]) =>
+    sample('dvce_volume_read_source_bytes_total', blocks * blockBytes, { volume: path, source }),
   );
 }
 

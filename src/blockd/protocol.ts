@@ -17,7 +17,7 @@ import type {
   RateLimits,
   RateLimitsChange,
 } from '../base/index.ts';
-import type { VolumeSpace } from '../hlfs/index.ts';
+import type { ReadSources, VolumeSpace } from '../hlfs/index.ts';
 import type { RequestFigures, RequestLatency } from '../nbd/index.ts';
 
 import type {
@@ -95,6 +95,9 @@ export interface VolumeActivity {
   /** Requests that waited for a limit, and the time in which any did; an older blockd has no limits. */
   readonly throttledRequests?: number;
   readonly throttledMs?: number;
+  /** What of `publishedBytes` cleaning wrote, and where blocks that were read came from; an older blockd does not say. */
+  readonly movedBytes?: number;
+  readonly readBlocks?: Readonly<ReadSources>;
   /** Of the last one or two minutes; an older blockd leaves it out. */
   readonly latencies?: readonly RequestLatency[];
 }

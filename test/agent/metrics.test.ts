@@ -34,6 +34,14 @@ t.test('what blockd counts is shown as it is, in the text format', async (t) => 
   );
   t.equal(value('dvce_write_amplification_ratio', name), 4.5, 'the journal counts, too');
   t.equal(value('dvce_volume_throttled_seconds_total', name), 2.5);
+  const found = (source: string) =>
+    value('dvce_volume_read_source_bytes_total', { ...name, source });
+  t.same(
+    ['cache', 'page_cache', 'store', 'joined', 'zero', 'journal'].map(found),
+    [10, 20, 3, 1, 7, 2].map((blocks) => blocks * 4096),
+  );
+  t.equal(found('ahead'), undefined, 'nobody asked for it yet');
+  t.equal(value('dvce_volume_read_ahead_bytes_total', name), 5 * 4096);
   t.equal(value('dvce_flush_lag_seconds', name), 1.5);
   t.equal(value('dvce_volume_read_bytes_total', name), 500);
   t.equal(value('dvce_process_resident_memory_bytes', { process: 'blockd' }), 100);

@@ -25,6 +25,8 @@ export const volumeFigures: BlockdMetrics['volumes'][number] = {
   trims: 8,
   readBytes: 500,
   writtenBytes: 200,
+  movedBytes: 50,
+  readBlocks: { cache: 10, pageCache: 20, store: 3, joined: 1, zero: 7, journal: 2, ahead: 5 },
   throttledRequests: 4,
   throttledMs: 2500,
 };

@@ -40,6 +40,20 @@ export const VolumeActivity = Type.Object(
     writtenBytes: count('Bytes written since opened.'),
     throttledRequests: Type.Optional(count('Requests that waited for a limit since opened.')),
     throttledMs: Type.Optional(count('Time since opened in which requests waited for a limit.')),
+    readBlocks: Type.Optional(
+      Type.Object(
+        {
+          cache: count('In the cache of blockd.'),
+          pageCache: count('In the memory of the host.'),
+          store: count('Read from the store.'),
+          joined: count('Had by a read of the store that was under way.'),
+          zero: count('Holes and zeros.'),
+          journal: count('In the journal, not in the store yet.'),
+          ahead: count('Asked of the store before anybody wanted them.'),
+        },
+        { description: 'Blocks of 4 KiB since opened, by where reads found them.' },
+      ),
+    ),
     latencies: Type.Optional(
       Type.Array(
         Type.Object({

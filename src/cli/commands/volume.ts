@@ -59,6 +59,9 @@ function activity(open: NonNullable<Volume['open']>): readonly (readonly [string
       'throttled',
       `${formatDuration(open.throttledMs ?? 0)}, ${open.throttledRequests ?? 0} requests waited`,
     ],
+    ...(open.readBlocks === undefined
+      ? []
+      : [['reads found in', sources(open.readBlocks)] as const]),
     ...(open.latencies ?? []).map(
       ({ operation, requests, medianUs, p99Us }): readonly [string, string] => [
         `${operation} takes`,
@@ -66,6 +69,24 @@ function activity(open: NonNullable<Volume['open']>): readonly (readonly [string
       ],
     ),
   ];
+}
+
+/** `cache 12 %, page cache 80 %, ...`: where the blocks were that were read. */
+function sources({ ahead: _, ...found }: NonNullable<NonNullable<Volume['open']>['readBlocks']>) {
+  const words = {
+    cache: 'cache',
+    pageCache: 'page cache',
+    store: 'store',
+    joined: 'reads of others',
+  };
+  const all = Object.values(found).reduce((sum, blocks) => sum + blocks, 0);
+  const shares = Object.entries({ ...words, journal: 'journal', zero: 'holes' }).flatMap(
+    ([key, word]) => {
+      const blocks = found[key as keyof typeof found]; // the words are by its keys
+      return blocks === 0 ? [] : [`${word} ${Math.round((blocks * 100) / all)} %`];
+    },
+  );
+  return shares.length === 0 ? '-' : shares.join(', ');
 }
 
 const micro = (us: number): string => (us < 1000 ? `${us}us` : `${(us / 1000).toPrecision(3)}ms`);
