@@ -17,6 +17,7 @@ export * from './quiet-memory.ts';
 export * from './random.ts';
 export * from './rate-limits.ts';
 export * from './redact.ts';
+export * from './send-buffer.ts';
 export { comeBeforeGuests } from './session-priority.ts';
 export * from './supervisor.ts';
 export * from './units.ts';

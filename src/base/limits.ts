@@ -193,6 +193,11 @@ export const limitTable = {
     'bytes',
     'payload in flight on a connection; more is left in the socket',
   ),
+  nbdSendBufferBytes: limit(
+    1 * MiB,
+    'bytes',
+    'answers on a unix socket that wait in the kernel; the usual 208 KiB cut a long read into six writes',
+  ),
   nbdHeldInputBytes: limit(
     256 * KiB,
     'bytes',

@@ -14,7 +14,14 @@
  */
 import type { Socket } from 'node:net';
 import type { TLSSocket } from 'node:tls';
-import { type Logger, limits, type Timer, type Timers, toDvceError } from '../base/index.ts';
+import {
+  growSendBuffer,
+  type Logger,
+  limits,
+  type Timer,
+  type Timers,
+  toDvceError,
+} from '../base/index.ts';
 import type { ReplyMode } from './constants.ts';
 import type { ExportProvider, OpenedExport, PeerFacts } from './exports.ts';
 import { Handshake } from './handshake.ts';
@@ -39,6 +46,13 @@ export interface ConnectionHost {
   chosen(connection: Connection): void;
   /** Socket closed and export released. */
   gone(connection: Connection): void;
+}
+
+/** -1 when there is none: the call then fails, and nothing is lost by that. */
+function descriptorOf(socket: Socket): number {
+  // Node keeps it here; it is not part of the types.
+  const { _handle: handle } = socket as { readonly _handle?: { readonly fd?: number } | null };
+  return handle?.fd ?? -1;
 }
 
 export class Connection {
@@ -164,6 +178,8 @@ export class Connection {
     this.#deadline?.cancel();
     this.#deadline = null;
     this.#opened = opened;
+    if (this.#transport === 'unix')
+      growSendBuffer(descriptorOf(this.#socket), limits.nbdSendBufferBytes);
     this.#transmission = new Transmission(
       {
         socket: this.#socket,

@@ -10,7 +10,7 @@ import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import t from 'tap';
 import { MiB } from '../../src/base/index.ts';
-import { isAlive, testNode, until } from '../support/blockd-process.ts';
+import { isAlive, type TestNode, testNode, until } from '../support/blockd-process.ts';
 import { RawNbd } from '../support/nbd-raw.ts';
 import { blockBytes, readStamp, StampedLoad, stamp } from '../support/stamped-load.ts';
 
@@ -23,6 +23,24 @@ const toText = (stream: NodeJS.ReadableStream | null): Promise<string> =>
     stream?.on('data', (chunk: Buffer) => (text += chunk.toString()));
     stream?.on('end', () => resolve(text));
   });
+
+/** Blocks that are asked for often, one by one. Throws when one is not what was acknowledged last. */
+async function readAgain(path: string, exportName: string, load: StampedLoad): Promise<void> {
+  const nbd = await RawNbd.connect({ path }, exportName);
+  for (let round = 0; round < 4; round += 1)
+    for (let index = 0; index < 64; index += 1) {
+      const found = readStamp(await nbd.read(index * blockBytes, blockBytes), index);
+      const least = load.acknowledged[index] ?? 0;
+      if (found < least || found > (load.sent[index] ?? 0))
+        throw new Error(`block ${index} has ${found}, acknowledged ${least}`);
+    }
+  await nbd.disconnect();
+}
+
+async function cacheHits(node: TestNode): Promise<number> {
+  const { open } = await node.client.call('volume.get', { path: '/a' });
+  return open?.readBlocks?.cache ?? 0;
+}
 
 t.test(
   'N3 kill -9 under load: the launcher restarts blockd, which resumes; nothing acknowledged is lost',
@@ -61,6 +79,10 @@ t.test(
     t.strictSame(load.errors, [], 'no request failed');
     t.ok(load.reconnects >= killRounds, `${load.reconnects} reconnects, ${load.writes} writes`);
     t.strictSame(await load.verify(socketPath, exportName), []);
+    // The read cache, filled from segments: what it answers is what is there, and nothing of it outlives the process.
+    await node.client.call('snapshot.create', { path: '/a', name: 's' });
+    await readAgain(socketPath, exportName, load);
+    t.ok((await cacheHits(node)) >= 64, 'blocks read for the third time come from the cache');
     await node.kill();
     await node.ensure();
     await until('the socket', () =>
@@ -69,6 +91,7 @@ t.test(
         () => false,
       ),
     );
+    await readAgain(socketPath, exportName, load);
     t.strictSame(
       await node.client.call('volume.attach', attach),
       { socketPath, exportName, sizeBytes: 64 * MiB, blockBytes: 4096 },
