@@ -8,15 +8,18 @@
  * operations that still fails, and the command that repeats it (`--keep` names the operations that are left).
  *
  *   --start S        first seed; `commit` takes it from the newest commit, so that every commit runs other seeds
+ *   --step N         only every N-th seed
  *   --seconds N      begins new seeds until that time is over
+ *   --jobs N         in N processes, which share the seeds
  *   --share N        with --seconds: percent of the time for comparing histories under all option sets
  *   --metamorphic    only compares histories
  *   --report FILE    the counts as JSON, and for each scenario of docs/internals/protocol.md how often it fired;
  *                    scripts/check-protocol.ts reads it
  *   --mutants        breaks a copy of the code in every way that test/sim/mutants.ts names and expects each to be caught
  */
-import { spawnSync } from 'node:child_process';
-import { writeFileSync } from 'node:fs';
+import { spawn, spawnSync } from 'node:child_process';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { engine } from '../test/sim/engine-program.ts';
@@ -31,6 +34,8 @@ const { values } = parseArgs({
   options: {
     seeds: { type: 'string', default: '20' },
     start: { type: 'string', default: '1' },
+    step: { type: 'string', default: '1' },
+    jobs: { type: 'string', default: '1' },
     seed: { type: 'string' },
     operations: { type: 'string', default: '200' },
     keep: { type: 'string' },
@@ -49,6 +54,14 @@ const say = (text: string): void => {
   process.stdout.write(`${text}\n`);
 };
 
+interface Report {
+  readonly seeds: number;
+  readonly events: number;
+  readonly failures: number;
+  readonly scenarios: Readonly<Record<string, number>>;
+  readonly counts: Readonly<Record<string, number>>;
+}
+
 const root = join(import.meta.dirname, '..');
 const operationsPerSeed = Number(values.operations);
 const startedMs = performance.now();
@@ -65,6 +78,7 @@ const add = (what: string, times = 1): void => {
 
 if (values.mutants || values.mutant !== undefined) process.exit(await breakEverything());
 if (values.seed !== undefined) await runSeed(Number(values.seed));
+else if (Number(values.jobs) > 1) await runJobs(Number(values.jobs));
 else await runSeeds();
 summarize();
 process.exitCode = failures === 0 ? 0 : 1;
@@ -90,13 +104,62 @@ async function runSeeds(): Promise<void> {
     await runWhile(first, count, endsMs, compareSeed);
 }
 
+/** The same in several processes; each takes every n-th seed. */
+async function runJobs(jobs: number): Promise<void> {
+  const first = firstSeed();
+  const directory = mkdtempSync(join(tmpdir(), 'dvce-sim-'));
+  const passed = ['operations', 'share', 'seconds'] as const;
+  const flags = ['no-shrink', 'until-failure', 'metamorphic'] as const;
+  const common = [
+    ...passed.flatMap((name) => (values[name] === undefined ? [] : [`--${name}`, values[name]])),
+    ...flags.filter((name) => values[name]).map((name) => `--${name}`),
+    ...['--step', String(jobs), '--seeds', String(Math.ceil(Number(values.seeds) / jobs))],
+  ];
+  try {
+    const running = Array.from({ length: jobs }, (_, job) => {
+      const report = join(directory, `${job}.json`);
+      return runJob([...common, '--start', String(first + job), '--report', report], report);
+    });
+    await Promise.all(running);
+  } finally {
+    rmSync(directory, { recursive: true });
+  }
+}
+
+async function runJob(args: readonly string[], reportPath: string): Promise<void> {
+  const child = spawn(process.execPath, [import.meta.filename, ...args], {
+    stdio: ['ignore', 'pipe', 'inherit'],
+  });
+  let output = '';
+  child.stdout.on('data', (chunk: Buffer) => {
+    output += chunk.toString();
+  });
+  const status = await new Promise<number | null>((resolve) => {
+    child.on('close', resolve);
+  });
+  const report = JSON.parse(readFileSync(reportPath, 'utf8')) as Report;
+  runs += report.seeds;
+  events += report.events;
+  failures += report.failures;
+  for (const [what, times] of Object.entries(report.counts)) add(what, times);
+  if (status !== 0)
+    say(
+      output
+        .split('\n')
+        .filter((line) => !/^ {2,}\d+ {2}[a-z]/.test(line))
+        .join('\n'),
+    );
+}
+
 async function runWhile(
   first: number,
   count: number,
   untilMs: number,
   task: (seed: number) => Promise<void>,
 ): Promise<void> {
-  for (let seed = first; seed < first + count && failures < failuresMax; seed += 1) {
+  const step = Number(values.step);
+  for (let done = 0; done < count && failures < failuresMax; done += 1) {
+    const seed = first + done * step;
     if (performance.now() > untilMs) return;
     await task(seed);
   }
@@ -168,7 +231,13 @@ function writeReport(path: string): void {
     const number = /^scenario (\d+)\b/.exec(what)?.[1];
     if (number !== undefined) scenarios[number] = (scenarios[number] ?? 0) + times;
   }
-  const report = { seeds: runs, events, failures, scenarios, counts: Object.fromEntries(totals) };
+  const report: Report = {
+    seeds: runs,
+    events,
+    failures,
+    scenarios,
+    counts: Object.fromEntries(totals),
+  };
   writeFileSync(path, `${JSON.stringify(report, null, 2)}\n`);
 }
 

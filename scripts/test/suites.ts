@@ -97,7 +97,13 @@ export const suites: readonly Suite[] = [
     before: [
       {
         name: 'simulation slice',
-        command: [node, 'scripts/sim.ts', '--seconds', '75', '--report', simReport],
+        // Two and a half minutes of simulation on two cores; other seeds for each commit.
+        command: [
+          node,
+          'scripts/sim.ts',
+          ...['--seconds', '75', '--jobs', '2', '--share', '15', '--start', 'commit'],
+          ...['--report', simReport],
+        ],
         needs: 'scripts/sim.ts',
       },
       {

@@ -218,21 +218,25 @@ async function copyBlock(
   return checksum;
 }
 
+/** A bit may flip on its way from the disk: what is given up for ever was read wrong so often. */
+const readsMax = 3;
+
 /** @returns false when what lies below is damaged; `target` is zeros then */
 async function readIfWhole(
   block: number,
   target: Buffer,
   readBelow: (block: number, target: Buffer) => Promise<void>,
 ): Promise<boolean> {
-  try {
-    await readBelow(block, target);
-    return true;
-  } catch (error) {
-    const isDamage = error instanceof DvceError && damageCodes.has(error.code);
-    if (!isDamage) throw error;
-    target.fill(0);
-    return false;
-  }
+  for (let reads = 1; reads <= readsMax; reads += 1)
+    try {
+      await readBelow(block, target);
+      return true;
+    } catch (error) {
+      const isDamage = error instanceof DvceError && damageCodes.has(error.code);
+      if (!isDamage) throw error;
+    }
+  target.fill(0);
+  return false;
 }
 
 const damageCodes: ReadonlySet<string> = new Set(['SEGMENT_DAMAGED', 'SEGMENT_MISSING']);

@@ -15,6 +15,7 @@ import {
 } from '../../src/hlfs/journal-format.ts';
 import { readTail } from '../../src/hlfs/journal-tail.ts';
 import { readFileHeader, walkJournal } from '../../src/hlfs/journal-walk.ts';
+import { Overlay } from '../../src/hlfs/overlay.ts';
 import type { HeadDocument } from '../../src/hlfs/schema.ts';
 import { SimHost } from '../sim/world.ts';
 
@@ -147,5 +148,25 @@ t.test(
       t.same(await tailAfter(3), [], 'records 4 and 5 are of before and do not follow');
     };
     await scheduler.complete(run());
+  },
+);
+
+t.test(
+  'B-25 a block in the journal that does not fit its checksum is not handed out',
+  async (t) => {
+    const written = Buffer.alloc(4096, 1);
+    const read = (_address: number, target: Buffer): void => {
+      written.copy(target);
+    };
+    const overlay = new Overlay(1, read);
+    const entry = { kind: 'write' as const, offset: 0, length: 4096, payload: written, wallMs: 0 };
+    overlay.apply({ entry, seq: 1, address: 0, checksums: pieceChecksums(0, written) });
+    const found = overlay.find(0);
+    if (found === undefined) throw new Error('nothing was applied');
+    const target = Buffer.alloc(4096);
+    t.ok(overlay.fill(found, target));
+    t.same(target, written);
+    written[77] = 3;
+    t.throws(() => overlay.fill(found, target), { code: 'JOURNAL_DAMAGED' });
   },
 );

@@ -155,6 +155,7 @@ class EngineProgram implements SimProgram {
       context: this.context,
       number,
       options: this.#options,
+      note: this.#note,
       opened: (other) => this.#volume(other),
     });
     this.#volumes[number] = made;

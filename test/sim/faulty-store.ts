@@ -79,6 +79,8 @@ export class FaultyStore implements SegmentStore {
   readonly #process: SimProcess;
   readonly #delayMs: number;
   readonly #onFault: (fault: StoreFault, operation: StoreOperation) => void;
+  /** What was read wrong by chance can be read again; damage that stays is another matter (flips.ts). */
+  #hasFlipped = false;
 
   constructor(options: FaultyStoreOptions) {
     this.location = options.store.location;
@@ -160,6 +162,7 @@ export class FaultyStore implements SegmentStore {
 
   #choose(operation: StoreOperation, key: string): StoreFault | undefined {
     const fault = this.plan(operation, key) ?? this.#chance(operation);
+    if (operation === 'read') this.#hasFlipped = fault?.kind === 'bitFlip';
     if (fault !== undefined) this.#onFault(fault, operation);
     return fault;
   }
@@ -169,7 +172,8 @@ export class FaultyStore implements SegmentStore {
     const strikes = (perMille: number): boolean => perMille > 0 && random.below(1000) < perMille;
     if (strikes(this.chances.unavailable)) return { kind: 'unavailable', when: 'before' };
     if (operation === 'putIfAbsent' && strikes(this.chances.noSpace)) return { kind: 'noSpace' };
-    if (operation === 'read' && strikes(this.chances.bitFlip)) return { kind: 'bitFlip' };
+    if (operation === 'read' && strikes(this.chances.bitFlip) && !this.#hasFlipped)
+      return { kind: 'bitFlip' };
     const delayMs = random.below(lateMs);
     if (strikes(this.chances.lateRequest)) return { kind: 'lateRequest', delayMs };
     if (strikes(this.chances.lateReply)) return { kind: 'lateReply', delayMs };

@@ -131,6 +131,45 @@ export const mutants: readonly Mutant[] = [
     replace: '',
   },
   {
+    name: 'B-25 blocks of segments are not compared with their checksums',
+    file: 'src/hlfs/segments.ts',
+    find: 'if (crc32c(block) !== checksums[i])',
+    replace: 'if (i < 0 && crc32c(block) !== checksums[i])',
+  },
+  {
+    name: 'G1 a block is moved whatever the map says of it now',
+    file: 'src/hlfs/map.ts',
+    find: 'if (condition && !holds(leaf.words, at, condition, i)) continue;',
+    replace: 'if (condition && leaf.words[at] === 0) continue;',
+  },
+  {
+    name: 'G3 forks are not counted when segments go',
+    file: 'src/hlfs/reaper.ts',
+    find: '...pins.map(({ cut }) => cut),',
+    replace: '...pins.map(({ cut }) => cut).slice(0, 0),',
+  },
+  {
+    name: 'G5 members of a set are cut without being held',
+    file: 'src/hlfs/cuts.ts',
+    find: '    queue.hold();\n',
+    replace: '',
+  },
+  {
+    // It takes two power failures, each of which loses the right pages.
+    name: 'J2 what lies beyond a gap of the journal stays readable',
+    file: 'src/hlfs/journal-tail.ts',
+    find: 'await blankBeyond(files, walk);',
+    replace: '',
+    proof: 'test/hlfs/journal-chain.test.ts',
+  },
+  {
+    name: 'B-25 blocks in the journal are not compared with their checksums',
+    file: 'src/hlfs/overlay.ts',
+    find: 'if (crc32c(target) === under.checksum) return;',
+    replace: 'if (target.byteLength > 0) return;',
+    proof: 'test/hlfs/journal-chain.test.ts',
+  },
+  {
     // Sequence numbers and sizes hide it from random runs: old records that fit them all are rare.
     name: 'J3 the checksum of a record is not seeded by the one before it',
     file: 'src/hlfs/journal-format.ts',
