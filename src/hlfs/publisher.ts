@@ -102,11 +102,12 @@ export class Publisher {
 
   push(batch: FrozenBatch): void {
     if ((batch.flags & segmentFlags.clean) !== 0) this.#isLast = true;
+    // Also when nothing is published any more: what is in it was acknowledged, and reads go on.
+    this.frozen.push(batch);
     if (this.#failed) {
       batch.onRoot?.(this.#failed);
       return;
     }
-    this.frozen.push(batch);
     this.#buildAhead();
     this.#start();
   }

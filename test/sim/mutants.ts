@@ -188,7 +188,14 @@ function breakCopy(root: string, mutant: Mutant): string | undefined {
   const at = text.indexOf(mutant.find);
   if (at < 0) return undefined;
   const copy = mkdtempSync(join(tmpdir(), 'dvce-mutant-'));
-  for (const part of ['src', 'test/sim', 'scripts', 'package.json', mutant.proof ?? ''])
+  for (const part of [
+    'src',
+    'test/sim',
+    'test/support',
+    'scripts',
+    'package.json',
+    mutant.proof ?? '',
+  ])
     if (part !== '') cpSync(join(root, part), join(copy, part), { recursive: true });
   symlinkSync(join(root, 'node_modules'), join(copy, 'node_modules'));
   const broken = text.slice(0, at) + mutant.replace + text.slice(at + mutant.find.length);
