@@ -51,6 +51,7 @@ class Simulation {
     this.#sets = new Sets(run, guests, administrations);
     this.#damage = new Damage({ run, guests, restart });
     run.observe = observe;
+    run.host.isCalm = observe !== undefined;
   }
 
   get counts(): ReadonlyMap<string, number> {

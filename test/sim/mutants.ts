@@ -155,6 +155,13 @@ export const mutants: readonly Mutant[] = [
     replace: '',
   },
   {
+    name: 'a batch that is cut after publishing has failed is no layer of reads',
+    file: 'src/hlfs/publisher.ts',
+    find: '    this.frozen.push(batch);\n    if (this.#failed) {',
+    replace: '    if (!this.#failed) this.frozen.push(batch);\n    if (this.#failed) {',
+    proof: 'test/hlfs/publisher.test.ts',
+  },
+  {
     // It takes two power failures, each of which loses the right pages.
     name: 'J2 what lies beyond a gap of the journal stays readable',
     file: 'src/hlfs/journal-tail.ts',
