@@ -12,6 +12,7 @@ export * from './limits.ts';
 export * from './lock.ts';
 export * from './log.ts';
 export * from './nearest.ts';
+export { allocatePayload, holdPayload, letGoOfPayload } from './payloads.ts';
 export * from './process-figures.ts';
 export * from './quiet-memory.ts';
 export * from './random.ts';

@@ -373,10 +373,20 @@ export const limitTable = {
     'count',
     'directories remembered as durable; beyond it all are checked again',
   ),
-  batchSlabsKept: limit(
-    68,
+  freePayloadBytes: limit(
+    64 * MiB,
+    'bytes',
+    'memory of payloads that a busy thread keeps to use it again: what two batches let go of at once',
+  ),
+  keptPayloadBytes: limit(
+    64 * MiB,
+    'bytes',
+    'payloads kept by a thread until their segment is written: one batch on its way to the store, one that fills; the rest is read from the journal again',
+  ),
+  journalReadsInFlight: limit(
+    2,
     'count',
-    'buffers of 1 MiB kept by a thread: one batch on its way to the store, one being built',
+    'reads of journals by the builds of one thread at a time; a hung disk holds no more of the pool (N5)',
   ),
   retryPauseMinMs: limit(100, 'ms', 'first pause before a failed publish is tried again'),
   retryPauseMaxMs: limit(

@@ -13,6 +13,7 @@ import { runInNewContext } from 'node:vm';
 import type { Timers } from './clock.ts';
 import { fromLibc } from './libc.ts';
 import { limits } from './limits.ts';
+import { dropFreePayloads } from './payloads.ts';
 
 /** The thread as it is seen here. */
 export interface ThreadMemory {
@@ -29,6 +30,7 @@ export function giveBackWhenQuiet(timers: Timers, memory: ThreadMemory = thisThr
   const look = (): void => {
     const isQuiet = memory.utilization() * 100 < limits.quietUtilizationPercent;
     waitMs = Math.max(0, waitMs - limits.quietCheckMs);
+    if (isQuiet) dropFreePayloads();
     if (isQuiet && waitMs === 0 && memory.heapBytes() >= leftBytes + limits.quietGrowthBytes) {
       memory.collect();
       leftBytes = memory.heapBytes();

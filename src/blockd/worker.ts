@@ -9,12 +9,13 @@ import { parentPort, workerData } from 'node:worker_threads';
 import {
   assert,
   giveBackWhenQuiet,
+  limits,
   nodeFileSystem,
   systemClock,
   systemRandom,
   systemTimers,
 } from '../base/index.ts';
-import { type HlfsContext, openDocuments } from '../hlfs/index.ts';
+import { BuildBudget, type HlfsContext, openDocuments } from '../hlfs/index.ts';
 import { openLocalStore } from '../stores/index.ts';
 import { type CallContext, Dispatcher } from './calls.ts';
 import { isRecord } from './lines.ts';
@@ -49,6 +50,7 @@ async function openContext(setup: WorkerSetup): Promise<HlfsContext> {
     scope: setup.scope,
     journalDirectory: setup.journalDirectory,
     reads: openReads(setup.readCache, setup.index, systemTimers),
+    builds: new BuildBudget(limits.keptPayloadBytes),
   };
 }
 

@@ -1,6 +1,7 @@
 /** What the engine is given by the process that runs it. */
 import type { Clock, FileSystem, Logger, NodeId, Random, Timers } from '../base/index.ts';
 import type { SharedReads } from './block-source.ts';
+import type { BuildBudget } from './build-budget.ts';
 import type { Documents } from './documents.ts';
 import type { SegmentStore } from './store.ts';
 
@@ -19,4 +20,6 @@ export interface HlfsContext {
   readonly journalDirectory: string;
   /** What the volumes of a thread share in reading; without it each keeps nothing and reads for itself. */
   readonly reads?: SharedReads;
+  /** Shared by the volumes of a thread; without it every segment is built from the journal's files. */
+  readonly builds?: BuildBudget;
 }

@@ -1,6 +1,7 @@
 /** HLFS: log-structured volumes over a `SegmentStore`. */
 
 export { type ReadSources, SharedReads } from './block-source.ts';
+export { BuildBudget } from './build-budget.ts';
 export { SharedCacheBudget } from './cache-budget.ts';
 export {
   createVolume,

@@ -27,15 +27,17 @@ import {
   type RecordKind,
   recordBytes,
 } from './journal-format.ts';
+import { JournalReader } from './journal-reader.ts';
 import type { JournalIdentity, Slot } from './journal-slot.ts';
 import { Slab } from './slab.ts';
+import { UnsyncedRecords } from './unsynced-records.ts';
 
 /** One request to be journaled. */
 export interface Entry {
   readonly kind: RecordKind;
   readonly offset: number;
   readonly length: number;
-  /** The bytes of a write; belongs to the journal until it is covered or synced. */
+  /** The bytes of a write; held by the journal until it is covered or synced (`holdPayload`). */
   readonly payload: Buffer | null;
   readonly wallMs: number;
 }
@@ -71,6 +73,7 @@ interface SyncWaiter {
 
 export class Journal {
   readonly fileBytes: number;
+  readonly reads: JournalReader;
   /** Since it was opened. */
   writtenBytes = 0;
   syncs = 0;
@@ -85,8 +88,7 @@ export class Journal {
   /** Newest sequence number whose flush was acknowledged. */
   #flushedSeq: number;
   readonly #headers = new Slab({ zeroed: true });
-  #unsynced: Appended[] = [];
-  #unsyncedBytes = 0;
+  readonly #unsynced = new UnsyncedRecords<Appended>();
   #waiters: SyncWaiter[] = [];
   readonly #forecast = new FlushForecast();
   #syncing = false;
@@ -97,6 +99,7 @@ export class Journal {
     this.#options = options;
     this.#slots = options.slots;
     this.fileBytes = options.fileBytes;
+    this.reads = new JournalReader(options.slots, options.fileBytes);
     this.#nextSeq = options.nextSeq;
     this.#syncedSeq = options.nextSeq - 1;
     this.#flushedSeq = options.flushedSeq;
@@ -142,17 +145,14 @@ export class Journal {
       const checksums = entry.payload === null ? [] : pieceChecksums(entry.offset, entry.payload);
       return { entry, seq, address: -1, checksums };
     });
-    for (const record of records) {
-      this.#unsynced.push(record);
-      this.#unsyncedBytes += record.entry.payload?.byteLength ?? 0;
-    }
+    for (const record of records) this.#unsynced.add(record);
     try {
       this.#place(records);
     } catch (error) {
       this.#moveTail(toDvceError(error, this.#active?.file.path));
     }
     const isAwaited = this.#forecast.appended(records.length);
-    if (isAwaited || this.#unsyncedBytes > this.#options.unsyncedBytesMax) this.#startSync();
+    if (isAwaited || this.#unsynced.bytes > this.#options.unsyncedBytesMax) this.#startSync();
     return records;
   }
 
@@ -192,26 +192,14 @@ export class Journal {
     this.#active = null;
   }
 
-  /** Fill `target` from a payload address. */
-  read(address: number, target: Buffer): void {
-    const slot = this.#slots[Math.floor(address / this.fileBytes)];
-    assert(slot !== undefined && slot.state !== 'free', 'a journal address outlived its slot');
-    const read = slot.file.readSync(target, address % this.fileBytes);
-    if (read !== target.byteLength)
-      throw new DvceError('IO_FAILED', {
-        what: 'a read',
-        where: slot.file.path,
-        reason: `${read} of ${target.byteLength} bytes`,
-      });
-  }
-
-  /** Answers every flush that still waits, and lets go of the files when the sync under way is over (B-31). */
+  /** Answers every flush that still waits, and lets go of the files when nothing is under way in them (B-31). */
   async close(): Promise<void> {
     this.#broken ??= new DvceError('VOLUME_CLOSED', { name: this.#options.identity.volume });
     const waiters = this.#waiters;
     this.#waiters = [];
     for (const waiter of waiters) waiter.done(this.#broken);
     if (this.#syncing) await new Promise<void>((resolve) => (this.#onSyncEnded = resolve));
+    await this.reads.close();
     for (const slot of this.#slots) slot.file.closeSync();
   }
 
@@ -300,8 +288,8 @@ export class Journal {
     try {
       // One file is always kept back for the next such case; without it nothing could be journaled any more.
       if (usable < 2) throw cause;
-      this.#place(this.#unsynced);
-      this.#options.onMoved(this.#unsynced);
+      this.#place(this.#unsynced.all);
+      this.#options.onMoved(this.#unsynced.all);
     } catch (error) {
       this.#break(
         new DvceError(
@@ -369,19 +357,13 @@ export class Journal {
         return; // #break has told everybody
       }
     } else this.#markSynced(seq);
-    const overfull = this.#unsyncedBytes > this.#options.unsyncedBytesMax;
+    const overfull = this.#unsynced.bytes > this.#options.unsyncedBytesMax;
     if (this.#waiters.length > 0 || overfull) this.#startSync();
   }
 
   #markSynced(seq: number): void {
     if (seq > this.#syncedSeq) this.#syncedSeq = seq;
-    let drop = 0;
-    for (const record of this.#unsynced) {
-      if (record.seq > seq) break;
-      this.#unsyncedBytes -= record.entry.payload?.byteLength ?? 0;
-      drop += 1;
-    }
-    if (drop > 0) this.#unsynced.splice(0, drop);
+    this.#unsynced.dropUpTo(seq);
     if (this.#waiters.length === 0) return;
     const reached = this.#waiters.filter((waiter) => waiter.seq <= seq);
     if (reached.length === 0) return;

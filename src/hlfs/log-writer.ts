@@ -63,6 +63,8 @@ export interface WriterOptions {
 /** What goes into a segment besides its data. */
 interface SegmentContent {
   readonly data: readonly Uint8Array[];
+  /** Checksums of the blocks of `data`, when they are known. */
+  readonly sums?: readonly number[] | undefined;
   readonly runs: readonly IndexRun[];
   readonly root: Buffer;
   readonly flags: number;
@@ -113,6 +115,7 @@ export class LogWriter {
       await this.publishRoot(this.rootFacts());
     const content: SegmentContent = {
       data: batch.data,
+      sums: batch.sums,
       runs: batch.runs,
       root: Buffer.alloc(0),
       flags: 0,
@@ -306,6 +309,7 @@ export class LogWriter {
     const encoded = encodeSegment({
       header: facts,
       data: content.data,
+      sums: content.sums,
       index: encodeIndex(content.runs),
       root: content.root,
     });

@@ -5,15 +5,18 @@
  * - applying is in journal order; a later record replaces an earlier one (J1);
  * - an entry for a block is newer than every tombstone that covers the block (a tombstone removes the entries below it);
  * - a block of which only a part was written is held in memory and completed when the batch is built, never before the
- *   acknowledgement (design section 5).
+ *   acknowledgement (design section 5);
+ * - payloads are kept in memory for the build as far as the budget goes; what is not kept is read from the journal.
  *
  *   entry   full block in the journal at an address, with its checksum
  *           hole, or zeros that stay allocated
  *           partial: 4 KiB buffer + the byte ranges that are valid in it + what lies under it
  *   tombstone   a long range of holes or zeros (J9)
  */
-import { crc32c, DvceError, limits } from '../base/index.ts';
+import { crc32c, DvceError, holdPayload, letGoOfPayload, limits } from '../base/index.ts';
+import type { BuildBudget } from './build-budget.ts';
 import type { Appended } from './journal.ts';
+import type { JournalReads } from './journal-reader.ts';
 import { fanout } from './map-page.ts';
 import { blockBytes } from './pointer.ts';
 
@@ -34,9 +37,20 @@ export interface Tombstone {
   readonly kind: 'hole' | 'zero';
 }
 
+/** A payload that is still in memory, and the journal's address of its first byte. */
+export interface KeptPayload {
+  readonly bytes: Buffer;
+  readonly address: number;
+}
+
 /** What the overlay says of a block. */
 export type Entry =
-  | { readonly kind: 'journal'; readonly address: number; readonly checksum: number }
+  | {
+      readonly kind: 'journal';
+      readonly address: number;
+      readonly checksum: number;
+      readonly kept: KeptPayload | null;
+    }
   | { readonly kind: 'hole' }
   | { readonly kind: 'zero' }
   | { readonly kind: 'partial'; readonly partial: PartialBlock };
@@ -63,12 +77,19 @@ export class Overlay {
   readonly #regions = new Set<number>();
   #lastLeaf = -1;
   readonly #partials = new Map<number, PartialBlock>();
-  readonly #read: (address: number, target: Buffer) => void;
+  readonly #reads: JournalReads;
+  readonly #budget: BuildBudget;
+  /** As `#addresses`, for blocks whose payload is in memory. */
+  #kept: (KeptPayload | undefined)[] = [];
+  #keptBytes = 0;
+  /** Each payload that is kept, once. */
+  #held: Buffer[] = [];
 
-  constructor(firstSeq: number, read: (address: number, target: Buffer) => void) {
+  constructor(firstSeq: number, reads: JournalReads, budget: BuildBudget) {
     this.firstSeq = firstSeq;
     this.lastSeq = firstSeq - 1;
-    this.#read = read;
+    this.#reads = reads;
+    this.#budget = budget;
   }
 
   get isEmpty(): boolean {
@@ -95,31 +116,59 @@ export class Overlay {
     return this.#partials.size;
   }
   /** The journal as it lies, from an address on. */
-  readJournal(address: number, target: Buffer): void {
-    this.#read(address, target);
+  readJournal(address: number, target: Buffer): Promise<void> {
+    return this.#budget.inTurn(() => this.#reads.later(address, target));
   }
   /** Blocks with an entry, ascending. */
   blocks(): Float64Array {
     return Float64Array.from(this.#index.keys()).sort();
   }
 
-  /** Apply one journaled record. `known` records may come again after a move; the outcome is the same. */
-  apply(record: Appended): void {
+  /**
+   * Apply one journaled record. `known` records may come again after a move; the outcome is the same.
+   * @param mayKeep the payload stays as it is as long as somebody refers to it
+   */
+  apply(record: Appended, { mayKeep = true } = {}): void {
     const { kind, offset, length, payload } = record.entry;
-    if (kind === 'write' && payload !== null) this.#applyWrite(record, offset, payload);
+    if (kind === 'write' && payload !== null)
+      this.#applyWrite(record, payload, mayKeep ? this.#keep(record, payload) : undefined);
     else if (kind === 'hole' || kind === 'zero') this.#applyZero(kind, offset, length);
     if (record.seq > this.lastSeq) this.lastSeq = record.seq;
     if (this.firstWallMs === 0) this.firstWallMs = record.entry.wallMs;
   }
 
-  #applyWrite(record: Appended, offset: number, payload: Buffer): void {
+  #keep(record: Appended, bytes: Buffer): KeptPayload | undefined {
+    const isMoved = record.seq <= this.lastSeq;
+    if (isMoved || bytes.byteLength < blockBytes || !this.#budget.keep(bytes.byteLength))
+      return undefined;
+    this.#keptBytes += bytes.byteLength;
+    holdPayload(bytes);
+    this.#held.push(bytes);
+    return { bytes, address: record.address };
+  }
+
+  /**
+   * Payloads are not needed in memory any more: the batch is in the map, or will never be built.
+   * @param isInMap nobody writes them to the store any more, so their memory may be used again
+   */
+  letGo(isInMap: boolean): void {
+    if (isInMap) for (const payload of this.#held) letGoOfPayload(payload);
+    this.#held = [];
+    this.#budget.letGo(this.#keptBytes);
+    this.#keptBytes = 0;
+    this.#kept = [];
+  }
+
+  #applyWrite(record: Appended, payload: Buffer, kept: KeptPayload | undefined): void {
+    const { offset } = record.entry;
     let at = 0;
     for (let piece = 0; at < payload.byteLength; piece += 1) {
       const position = offset + at;
       const block = Math.floor(position / blockBytes);
       const within = position % blockBytes;
       const bytes = Math.min(blockBytes - within, payload.byteLength - at);
-      if (bytes === blockBytes) this.#set(block, record.address + at, record.checksums[piece] ?? 0);
+      if (bytes === blockBytes)
+        this.#set(block, record.address + at, record.checksums[piece] ?? 0, kept);
       else this.#patch(block, within, payload.subarray(at, at + bytes));
       at += bytes;
     }
@@ -166,7 +215,7 @@ export class Overlay {
     this.#partials.delete(block);
   }
 
-  #set(block: number, address: number, checksum: number): void {
+  #set(block: number, address: number, checksum: number, kept?: KeptPayload): void {
     let i = this.#index.get(block);
     if (i === undefined) {
       i = this.#used;
@@ -180,6 +229,7 @@ export class Overlay {
     if (this.#addresses[i] === partialMark && address !== partialMark) this.#partials.delete(block);
     this.#addresses[i] = address;
     this.#checksums[i] = checksum;
+    this.#kept[i] = kept;
     this.dataBlocks += (isData(address) ? 1 : 0) - before;
   }
 
@@ -213,8 +263,8 @@ export class Overlay {
   #underOf(block: number): PartialBlock['under'] {
     const entry = this.find(block);
     if (entry === undefined) return { kind: 'below' };
-    if (entry.kind === 'journal') return entry;
-    return { kind: 'zero' };
+    if (entry.kind !== 'journal') return { kind: 'zero' };
+    return { kind: 'journal', address: entry.address, checksum: entry.checksum };
   }
 
   /** What this overlay says of a block; undefined: nothing, look below. */
@@ -222,7 +272,10 @@ export class Overlay {
     const i = this.#index.get(block);
     if (i === undefined) return this.#buried(block);
     const address = this.#addresses[i] ?? holeMark;
-    if (address >= 0) return { kind: 'journal', address, checksum: this.#checksums[i] ?? 0 };
+    if (address >= 0) {
+      const kept = this.#kept[i] ?? null;
+      return { kind: 'journal', address, checksum: this.#checksums[i] ?? 0, kept };
+    }
     if (address === holeMark) return { kind: 'hole' };
     if (address === zeroMark) return { kind: 'zero' };
     const partial = this.#partials.get(block);
@@ -260,7 +313,7 @@ export class Overlay {
     under: { readonly address: number; readonly checksum: number },
     target: Buffer,
   ): void {
-    this.#read(under.address, target);
+    this.#reads.now(under.address, target);
     if (crc32c(target) === under.checksum) return;
     throw new DvceError('JOURNAL_DAMAGED', {
       name: 'the volume',

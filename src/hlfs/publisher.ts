@@ -274,6 +274,7 @@ export class Publisher {
     const { journal, writer, onLeft, onSpace } = this.#options;
     assertFirst(this.frozen, batch);
     this.frozen.shift();
+    batch.overlay.letGo(true);
     this.#sent.resolve();
     this.#sent = Promise.withResolvers<void>();
     // Before the journal's space is freed: no read may look there for what the map has now.

@@ -13,7 +13,14 @@
  * - a write held too long by a full store fails with ENOSPC (S9);
  * - between `hold` and `release` nothing but a mark is journaled (G5).
  */
-import { type Clock, DvceError, limits, type Timers, toDvceError } from '../base/index.ts';
+import {
+  type Clock,
+  DvceError,
+  holdPayload,
+  limits,
+  type Timers,
+  toDvceError,
+} from '../base/index.ts';
 import type { Appended, Entry, Journal } from './journal.ts';
 import { recordBytes } from './journal-format.ts';
 import { blockBytes } from './pointer.ts';
@@ -276,6 +283,8 @@ function take(request: Queued, entries: Entry[], room: number, wallMs: number): 
     const bytes = recordBytes('write', at, length);
     if (used + bytes > room) break;
     const piece = payload.subarray(request.journaled, request.journaled + length);
+    // What holds it passes from the request to its last record; those before it are holders of their own.
+    if (request.journaled + length < request.length) holdPayload(piece);
     entries.push({ kind: 'write', offset: at, length, payload: piece, wallMs });
     request.journaled += length;
     used += bytes;

@@ -14,8 +14,9 @@
  * - the header is there twice, so that one damaged page does not hide what the segment was (L3);
  * - every length and offset read from a header is checked against the object's length before it is used.
  */
-import { crc32c, DvceError, type LogId, MiB } from '../base/index.ts';
+import { assert, crc32c, crc32cJoined, DvceError, type LogId, MiB } from '../base/index.ts';
 import { readU64, readUuid, writeU64, writeUuid } from './bytes.ts';
+import { blockBytes } from './pointer.ts';
 
 export const segmentFormatVersion = 1;
 export const segmentHeaderBytes = 256;
@@ -151,31 +152,52 @@ export function decodeSegmentHeader(bytes: Buffer, name: string): SegmentHeader 
   return header;
 }
 
-/** CRC-32C of every 1 MiB chunk of `parts` (concatenated), as the chunk table. */
-export function chunkTable(parts: readonly Uint8Array[]): Buffer {
-  const sums: number[] = [];
-  let sum = 0;
-  let filled = 0;
-  for (const part of parts) {
+/** CRC-32C of every 1 MiB chunk of what it is given, one behind the other. */
+class ChunkSums {
+  readonly #sums: number[] = [];
+  #sum = 0;
+  #filled = 0;
+
+  addBytes(part: Uint8Array): void {
     let at = 0;
     while (at < part.byteLength) {
-      const take = Math.min(part.byteLength - at, chunkBytes - filled);
-      sum = crc32c(part.subarray(at, at + take), sum);
+      const take = Math.min(part.byteLength - at, chunkBytes - this.#filled);
+      this.#sum = crc32c(part.subarray(at, at + take), this.#sum);
       at += take;
-      filled += take;
-      if (filled === chunkBytes) {
-        sums.push(sum);
-        sum = 0;
-        filled = 0;
-      }
+      this.#add(take);
     }
   }
-  if (filled > 0) sums.push(sum);
-  const out = Buffer.alloc(sums.length * 4);
-  sums.forEach((value, i) => {
-    out.writeUInt32LE(value, i * 4);
-  });
-  return out;
+
+  /** A block of which the checksum is known: its bytes are not looked at again. */
+  addBlock(sum: number): void {
+    this.#sum = crc32cJoined(this.#sum, sum);
+    this.#add(blockBytes);
+  }
+
+  #add(bytes: number): void {
+    this.#filled += bytes;
+    if (this.#filled < chunkBytes) return;
+    this.#sums.push(this.#sum);
+    this.#sum = 0;
+    this.#filled = 0;
+  }
+
+  table(): Buffer {
+    const sums = this.#filled > 0 ? [...this.#sums, this.#sum] : this.#sums;
+    const out = Buffer.alloc(sums.length * 4);
+    sums.forEach((value, i) => {
+      out.writeUInt32LE(value, i * 4);
+    });
+    return out;
+  }
+}
+
+/** The chunk table of `parts`, one behind the other, behind blocks of which the checksums are known. */
+export function chunkTable(parts: readonly Uint8Array[], sums: readonly number[] = []): Buffer {
+  const chunks = new ChunkSums();
+  for (const sum of sums) chunks.addBlock(sum);
+  for (const part of parts) chunks.addBytes(part);
+  return chunks.table();
 }
 
 export interface SegmentParts {
@@ -194,6 +216,8 @@ export interface SegmentParts {
   >;
   /** Blocks and map pages, whole multiples of 4096 bytes. */
   readonly data: readonly Uint8Array[];
+  /** CRC-32C of each 4096 bytes of `data`; without them they are computed. */
+  readonly sums?: readonly number[] | undefined;
   readonly index: Buffer;
   readonly root: Buffer;
 }
@@ -204,13 +228,18 @@ export interface EncodedSegment {
 }
 
 /** Put a whole segment together. The header goes first in the object and is computed last. */
-export function encodeSegment({ header, data, index, root }: SegmentParts): EncodedSegment {
+export function encodeSegment({ header, data, sums, index, root }: SegmentParts): EncodedSegment {
   const dataBytes = data.reduce((sum, part) => sum + part.byteLength, 0);
   const indexOffset = segmentDataOffset + dataBytes;
   const rootOffset = indexOffset + index.byteLength;
   const chunkOffset = rootOffset + root.byteLength;
   // The chunk table covers everything between the header page and itself; the header has its own checksum.
-  const chunks = chunkTable([...data, index, root]);
+  assert(
+    sums === undefined || sums.length * blockBytes === dataBytes,
+    'every block of a segment has its checksum',
+  );
+  const chunks =
+    sums === undefined ? chunkTable([...data, index, root]) : chunkTable([index, root], sums);
   const totalBytes = chunkOffset + chunks.byteLength + segmentHeaderBytes;
   const facts = {
     ...header,

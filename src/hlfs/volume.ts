@@ -20,13 +20,14 @@ import {
   type VolumeId,
 } from '../base/index.ts';
 import { BlockSource } from './block-source.ts';
+import { BuildBudget } from './build-budget.ts';
 import type { HlfsContext } from './context.ts';
 import { Cuts, type MakeSnapshot } from './cuts.ts';
 import { listExtents } from './extents.ts';
 import { Foreground } from './foreground.ts';
 import { requireHead } from './heads.ts';
 import type { Appended, Journal } from './journal.ts';
-import { carriedBase } from './journal-slot.ts';
+import { withTail } from './journal-reader.ts';
 import { LayerReader } from './layer-reader.ts';
 import { type Layers, readLayers } from './layers.ts';
 import type { LogWriter } from './log-writer.ts';
@@ -140,10 +141,8 @@ export class Volume implements OpenVolume {
       journal: this.#journal,
       mapPagesMax: writer.map.batchPagesMax,
       publisher: this.#publisher,
-      read: (address, target) => {
-        if (address >= carriedBase) parts.readTail(address - carriedBase, target);
-        else this.#journal.read(address, target);
-      },
+      reads: withTail(this.#journal.reads, parts.readTail),
+      budget: context.builds ?? new BuildBudget(0),
     });
     this.#layers = {
       overlays: () => this.#writeLayers.overlays,
@@ -187,7 +186,7 @@ export class Volume implements OpenVolume {
   /** The tail of earlier incarnations becomes frozen batches; nothing is journaled before they are published (J4). */
   #takeTail(): void {
     for (const record of this.#parts.tail) {
-      this.#writeLayers.apply(record);
+      this.#writeLayers.apply(record, { mayKeep: false });
       this.#carriedUntil = record.seq;
     }
     this.#writeLayers.freeze();
@@ -358,6 +357,7 @@ export class Volume implements OpenVolume {
     const clean = this.#failure === null && (await this.#inTime(this.#publishLast()));
     this.#writeLayers.stopTimer();
     await this.#inTime(this.#publisher.stop().then(() => true));
+    this.#writeLayers.letGo();
     this.#failure ??= this.#closedError();
     this.#queue.fail(this.#failure);
     await this.#journal.close();

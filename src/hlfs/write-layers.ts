@@ -8,7 +8,9 @@
  * - the list of layers that reads use changes in one step, and a batch leaves it before its journal space is freed.
  */
 import { type DvceError, limits, type Timer, type Timers } from '../base/index.ts';
+import type { BuildBudget } from './build-budget.ts';
 import type { Appended, Journal } from './journal.ts';
+import type { JournalReads } from './journal-reader.ts';
 import { Overlay } from './overlay.ts';
 import { blockBytes } from './pointer.ts';
 import type { FrozenBatch } from './publisher.ts';
@@ -21,7 +23,8 @@ export interface WriteLayersOptions {
   readonly journal: Pick<Journal, 'quotaBytes' | 'usedBytes'>;
   /** Map pages that a batch may touch. */
   readonly mapPagesMax: number;
-  readonly read: (address: number, target: Buffer) => void;
+  readonly reads: JournalReads;
+  readonly budget: BuildBudget;
   readonly publisher: { readonly frozen: readonly FrozenBatch[]; push(batch: FrozenBatch): void };
 }
 
@@ -35,7 +38,7 @@ export class WriteLayers {
 
   constructor(options: WriteLayersOptions) {
     this.#options = options;
-    this.#active = new Overlay(options.firstSeq, options.read);
+    this.#active = new Overlay(options.firstSeq, options.reads, options.budget);
     this.refresh();
   }
 
@@ -50,10 +53,11 @@ export class WriteLayers {
     this.#overlays = [this.#active, ...frozen.toReversed()];
   }
 
-  apply(record: Appended): void {
+  /** @param options.mayKeep as in `Overlay.apply` */
+  apply(record: Appended, options: { readonly mayKeep?: boolean } = {}): void {
     if (this.#isFull()) this.freeze();
     const wasEmpty = this.#active.isEmpty;
-    this.#active.apply(record);
+    this.#active.apply(record, options);
     if (record.entry.kind === 'mark') this.#cut(this.#marks.shift() ?? null, 0);
     else if (wasEmpty && this.#ageTimer === null)
       this.#ageTimer = this.#options.timers.after(limits.batchAgeMs, () => {
@@ -109,7 +113,8 @@ export class WriteLayers {
   #cut(onRoot: OnRoot | null, flags: number): void {
     this.stopTimer();
     const overlay = this.#active;
-    this.#active = new Overlay(overlay.lastSeq + 1, this.#options.read);
+    const { reads, budget } = this.#options;
+    this.#active = new Overlay(overlay.lastSeq + 1, reads, budget);
     this.#options.publisher.push({ overlay, onRoot, flags });
     this.refresh();
   }
@@ -128,8 +133,14 @@ export class WriteLayers {
     }
   }
 
+  /** Nothing will be published any more: payloads go from memory, reads find them in the journal. */
+  letGo(): void {
+    for (const overlay of this.#overlays) overlay.letGo(false);
+  }
+
   /** Nothing will be published any more. */
   fail(error: DvceError): void {
+    this.letGo();
     const marks = this.#marks;
     this.#marks = [];
     for (const onRoot of marks) onRoot(error);

@@ -11,7 +11,7 @@
  *   skip       bytes of a request that is refused                the last byte: sink.refused(request, error)
  *   stopped    everything is ignored (DISC, lost stream)         -
  */
-import { DvceError, limits } from '../base/index.ts';
+import { allocatePayload, DvceError, limits } from '../base/index.ts';
 import {
   commandFlags,
   commands,
@@ -20,7 +20,6 @@ import {
   type ReplyMode,
   requestBytes,
 } from './constants.ts';
-import { allocatePayload } from './payload-pool.ts';
 import { checkRequest, fromWords, type Request, type RequestRules } from './requests.ts';
 
 export interface RequestSink {

@@ -4,6 +4,7 @@
  */
 import t from 'tap';
 import { dataSync, type OpenFile, writeFully } from '../../src/base/index.ts';
+import { BuildBudget } from '../../src/hlfs/build-budget.ts';
 import type { HlfsContext } from '../../src/hlfs/context.ts';
 import {
   chainStart,
@@ -158,7 +159,7 @@ t.test(
     const read = (_address: number, target: Buffer): void => {
       written.copy(target);
     };
-    const overlay = new Overlay(1, read);
+    const overlay = new Overlay(1, { now: read, later: async () => {} }, new BuildBudget(0));
     const entry = { kind: 'write' as const, offset: 0, length: 4096, payload: written, wallMs: 0 };
     overlay.apply({ entry, seq: 1, address: 0, checksums: pieceChecksums(0, written) });
     const found = overlay.find(0);

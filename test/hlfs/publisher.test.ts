@@ -1,6 +1,7 @@
 /** The publisher when nothing can be published any more. */
 import t from 'tap';
 import { DvceError, silentLogger, systemTimers } from '../../src/base/index.ts';
+import { BuildBudget } from '../../src/hlfs/build-budget.ts';
 import { Overlay } from '../../src/hlfs/overlay.ts';
 import { Publisher, type PublisherOptions } from '../../src/hlfs/publisher.ts';
 import { within } from '../support/review-host.ts';
@@ -18,7 +19,7 @@ t.test(
     } as unknown as PublisherOptions;
     const publisher = new Publisher(options);
     const batch = (firstSeq: number) => ({
-      overlay: new Overlay(firstSeq, () => {}),
+      overlay: new Overlay(firstSeq, { now: () => {}, later: async () => {} }, new BuildBudget(0)),
       onRoot: null,
       flags: 0,
     });

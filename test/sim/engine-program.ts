@@ -3,12 +3,14 @@ import {
   asNodeId,
   asSnapshotName,
   type Logger,
+  limits,
   randomUuid,
   silentLogger,
 } from '../../src/base/index.ts';
 import type { NodeContext } from '../../src/blockd/node-context.ts';
 import { createSnapshotSet } from '../../src/blockd/snapshot-set.ts';
 import {
+  BuildBudget,
   createVolume,
   deleteVolume,
   type HlfsContext,
@@ -141,6 +143,7 @@ class EngineProgram implements SimProgram {
       scope: await openProcessScope(store, documents, node, random),
       journalDirectory,
       reads: smallReads(),
+      builds: new BuildBudget(limits.keptPayloadBytes),
     };
   }
 

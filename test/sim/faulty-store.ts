@@ -109,7 +109,11 @@ export class FaultyStore implements SegmentStore {
     return this.#call('unfinished', scope, () => this.#store.unfinished(scope));
   }
   putIfAbsent(scope: string, key: string, body: readonly Uint8Array[]): Promise<PutResult> {
-    return this.#call('putIfAbsent', key, () => this.#store.putIfAbsent(scope, key, body));
+    // A dead process sends nothing more: what arrives then left it whole. Of a living one the memory is read when it arrives.
+    const sent = body.map((part) => Buffer.from(part));
+    return this.#call('putIfAbsent', key, () =>
+      this.#store.putIfAbsent(scope, key, this.#process.isAlive ? body : sent),
+    );
   }
   stat(key: string): Promise<StoreStat | undefined> {
     return this.#call('stat', key, () => this.#store.stat(key));

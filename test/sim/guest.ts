@@ -1,5 +1,6 @@
 /** The guest of one volume: its reads, writes and flushes, and what it may expect of them. */
 import type { DvceError } from '../../src/base/index.ts';
+import { asPayload } from '../support/payload.ts';
 import type { Operation } from './operations.ts';
 import { sectorBytes, stamp, type WriteRecord } from './oracle.ts';
 import { patienceMs, type Run, type Session, Violation } from './session.ts';
@@ -65,10 +66,10 @@ export class Guest {
       record,
       done,
       (origin, end) =>
-        // A copy: the device owns what it is given.
+        // A copy: the device owns what it is given, and its memory is used again.
         this.#session.target.device.write(
           first * sectorBytes,
-          Buffer.from(bytes),
+          asPayload(bytes),
           { fua, origin },
           end,
         ),

@@ -21,6 +21,7 @@ const smallLimits = {
   journalFileStepBytes: 64 * KiB,
   recordPayloadBytes: 64 * KiB,
   unsyncedBytes: 512 * KiB,
+  keptPayloadBytes: 256 * KiB,
   segmentDataBytes: 512 * KiB,
   overlayEntries: 512,
   overlayPartialBlocks: 128,
@@ -61,7 +62,11 @@ export const optionSets: readonly SimOptions[] = [
   varied('tiny journal', { journalFilesMin: 4 }, { journalBytes: 1 * MiB }),
   varied('large journal', { journalFileBytes: 1 * MiB }, { journalBytes: 8 * MiB }),
   varied('tiny segments', { segmentDataBytes: 32 * KiB, overlayEntries: 24 }),
-  varied('large segments', { segmentDataBytes: 4 * MiB, overlayEntries: 8192 }),
+  varied('large segments', {
+    segmentDataBytes: 4 * MiB,
+    overlayEntries: 8192,
+    keptPayloadBytes: 64 * MiB,
+  }),
   varied('a root behind every segment', { rootEverySegments: 1 }),
   varied('hardly any root', { rootEverySegments: 64, pagesPerSegment: 12_288 }),
   varied('young batches', { batchAgeMs: 20, reclaimDelayMs: 5 }),
@@ -81,6 +86,7 @@ export const optionSets: readonly SimOptions[] = [
   }),
   varied('no memory', {
     mapCacheBytes: 256 * KiB,
+    keptPayloadBytes: 0,
     openFilesPerStore: 1,
     segmentKeysMax: 1,
     storeDirectoriesKnown: 2,

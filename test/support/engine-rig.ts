@@ -15,6 +15,7 @@ import {
   type Clock,
   type DvceError,
   type FileSystem,
+  limits,
   type NodeId,
   nodeFileSystem,
   type OpenFile,
@@ -28,6 +29,7 @@ import {
 } from '../../src/base/index.ts';
 import {
   type BlockReader,
+  BuildBudget,
   createVolume,
   type Extent,
   type HlfsContext,
@@ -41,6 +43,7 @@ import {
   type VolumeOptions,
 } from '../../src/hlfs/index.ts';
 import { openLocalStore } from '../../src/stores/index.ts';
+import { asPayload } from './payload.ts';
 import { smallReads } from './small-reads.ts';
 
 export type EngineVolume = Awaited<ReturnType<typeof openVolume>>;
@@ -418,6 +421,7 @@ export class Rig {
       scope,
       journalDirectory,
       reads: smallReads(),
+      builds: new BuildBudget(limits.keptPayloadBytes),
     };
     this.process = process;
     this.#processes.push(process);
@@ -516,8 +520,8 @@ export class Disk extends Reader<EngineVolume> {
 
   write(offset: number, bytes: Buffer, options = plain): Promise<void> {
     return new Promise((resolve, reject) => {
-      // The engine owns the buffer until the write is done with it.
-      this.volume.write(offset, Buffer.from(bytes), options, (error) =>
+      // The engine owns the buffer, and its memory is used again.
+      this.volume.write(offset, asPayload(bytes), options, (error) =>
         error ? reject(error) : resolve(),
       );
     });
