@@ -56,7 +56,9 @@ export function report(suite: string, rows: readonly Row[], host = hostFacts()):
       ? '-'
       : value >= 100
         ? Math.round(value).toLocaleString('en-US')
-        : value.toFixed(2);
+        : value !== 0 && Math.abs(value) < 0.01
+          ? value.toPrecision(2)
+          : value.toFixed(2);
   const range = (spread: readonly [number, number] | null): string =>
     spread === null ? '' : ` (${shown(spread[0])}..${shown(spread[1])})`;
   const hasReach = rows.some(({ reach }) => reach !== undefined);

@@ -35,7 +35,7 @@ export function cleaningCandidates(
 
 /**
  * As many of the candidates as one pass takes; none when they give back too little together.
- * @param unitsMax live units in all of them, but for a single one that has more
+ * @param unitsMax live units in all of them; one segment more, when without it too little would be given back
  */
 export function passOf(
   table: SegmentTable,
@@ -48,7 +48,8 @@ export function passOf(
   for (const number of candidates) {
     const row = table.rows.get(number);
     if (row === undefined || chosen.length >= limits.cleanSegmentsPerPass) break;
-    if (chosen.length > 0 && units + row.live > unitsMax) break;
+    // Small segments in front must not keep a large one out that gives back enough.
+    if (freedBytes >= limits.cleanFreedBytesMin && units + row.live > unitsMax) break;
     chosen.push(number);
     units += row.live;
     freedBytes += row.bytes - liveBytes(row);

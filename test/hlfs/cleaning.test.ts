@@ -3,9 +3,10 @@ import fc from 'fast-check';
 import t, { type Test } from 'tap';
 import type { Clock, Timers, VolumeId } from '../../src/base/index.ts';
 import { holesBetween } from '../../src/hlfs/cleaner.ts';
+import { cleaningCandidates, passOf } from '../../src/hlfs/cleaning-policy.ts';
 import { Foreground } from '../../src/hlfs/foreground.ts';
 import { checkVolume, requireHead, type SegmentStore, segmentKey } from '../../src/hlfs/index.ts';
-import { isHeld } from '../../src/hlfs/segment-table.ts';
+import { isHeld, SegmentTable } from '../../src/hlfs/segment-table.ts';
 import { listSegments } from '../../src/hlfs/segments.ts';
 import { openMemoryStore } from '../../src/stores/index.ts';
 import { bytesFrom, type Disk, Rig } from '../support/engine-rig.ts';
@@ -180,6 +181,22 @@ t.test('B-43 background work takes the share of time that guests do not notice',
   const fine = await worked(1, 1.05, 16);
   t.ok(fine > 0.8, `hardly slower: ${fine.toFixed(2)}`);
   t.equal(await worked(1, 3, 0), 1, 'without guests there is no pause');
+});
+
+t.test('small segments in front do not keep a large one out of a pass', async (t) => {
+  const row = (blocks: number, live: number) => ({ bytes: blocks * 4096, live, death: 0 });
+  const table = new SegmentTable(
+    new Map([
+      [1, row(48, 18)],
+      [2, row(55, 24)],
+      [3, row(8206, 4537)],
+      [4, row(8206, 4600)],
+    ]),
+  );
+  const found = cleaningCandidates(table, { positions: [], livePercentMax: 70 });
+  t.same(found, [1, 2, 3, 4]);
+  t.same(passOf(table, found, 4096), [1, 2, 3]);
+  t.same(passOf(table, [1, 2], 4096), [], 'alone they give back too little');
 });
 
 t.test('a hole is plugged only between runs that are longer', async (t) => {
