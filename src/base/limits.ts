@@ -246,6 +246,11 @@ export const limitTable = {
     'count',
     "rule N5: libuv's pool of blockd, for all its threads; what is in flight per disk stays below it",
   ),
+  threadPoolSpare: limit(
+    4,
+    'count',
+    'rule N5: threads of that pool that reads of the store leave alone, for syncs of journals and everything else',
+  ),
   workersMax: limit(64, 'count', 'worker threads of one blockd'),
   workerInFlightMax: limit(256, 'count', 'requests from the main thread to one worker at a time'),
   workerCallMs: limit(

@@ -112,7 +112,7 @@ export class WorkerThread {
 
 export interface WorkerPoolOptions {
   readonly count: number;
-  readonly setup: Omit<WorkerSetup, 'index'>;
+  readonly setup: Omit<WorkerSetup, 'index' | 'workers'>;
   readonly clock: Clock;
   readonly timers: Timers;
   readonly onFatal: (thread: WorkerThread, error: DvceError) => void;
@@ -128,7 +128,8 @@ export class WorkerPool {
     this.#clock = clock;
     this.threads = Array.from(
       { length: count },
-      (_, index) => new WorkerThread({ ...setup, index }, timers, onFatal, onChanged),
+      (_, index) =>
+        new WorkerThread({ ...setup, index, workers: count }, timers, onFatal, onChanged),
     );
   }
 

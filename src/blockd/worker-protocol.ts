@@ -29,6 +29,8 @@ export const volumeOfKey = (key: ExportKey): VolumeId => asVolumeId(key.slice(0,
 /** Given to a worker when it starts (workerData). */
 export interface WorkerSetup {
   readonly index: number;
+  /** How many there are. */
+  readonly workers: number;
   readonly node: NodeId;
   readonly storeDirectory: string;
   readonly journalDirectory: string;

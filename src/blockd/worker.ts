@@ -31,6 +31,7 @@ async function openContext(setup: WorkerSetup): Promise<HlfsContext> {
     files: nodeFileSystem,
     random: systemRandom,
     create: false,
+    threads: setup.workers,
   });
   return {
     store,

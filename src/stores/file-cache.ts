@@ -8,12 +8,17 @@
 import {
   DvceError,
   type FileSystem,
+  limits,
   type OpenFile,
   systemCode,
   toDvceError,
 } from '../base/index.ts';
 import type { StoreReadDone } from '../hlfs/index.ts';
 import { checkKey } from './keys.ts';
+import type { LocalStoreOptions } from './local-marker.ts';
+import { logOf, ReadGate } from './read-gate.ts';
+
+type FileCacheOptions = Pick<LocalStoreOptions, 'files' | 'root' | 'threads'>;
 
 interface CachedFile {
   readonly file: OpenFile;
@@ -25,16 +30,19 @@ export class FileCache {
   readonly #files: FileSystem;
   readonly #root: string;
   readonly #limit: number;
+  readonly #gate: ReadGate;
   /** In order of last use. */
   readonly #open = new Map<string, CachedFile>();
   #reads = 0;
   #idle: (() => void) | undefined;
   #closed = false;
 
-  constructor(files: FileSystem, root: string, limit: number) {
+  constructor({ files, root, threads = 1 }: FileCacheOptions, limit: number) {
+    const readsMax = Math.floor((limits.threadPoolThreads - limits.threadPoolSpare) / threads);
     this.#files = files;
     this.#root = root;
     this.#limit = limit;
+    this.#gate = new ReadGate(Math.max(2, readsMax));
   }
 
   /** Fill `target` at once when that needs no disk access; false also when the file cannot be opened. */
@@ -66,6 +74,7 @@ export class FileCache {
     }
     const finish = (error: DvceError | null): void => {
       this.#release(cached);
+      this.#gate.leave();
       done(error);
     };
     const step = (filled: number): void => {
@@ -76,7 +85,7 @@ export class FileCache {
         else step(filled + count);
       });
     };
-    step(0);
+    this.#gate.enter(logOf(key), () => step(0));
   }
 
   /** Close the file of a deleted key, so that its space is given back. */

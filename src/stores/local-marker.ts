@@ -23,6 +23,8 @@ export interface LocalStoreOptions {
   readonly random: Random;
   /** Make the store when there is none. */
   readonly create: boolean;
+  /** Threads of the process that open this store; each has its part of the thread pool (N5). 1 when not said. */
+  readonly threads?: number;
 }
 
 export interface LocalStoreMarker {

@@ -86,7 +86,7 @@ class DirectoryStore implements LocalStore {
     this.#root = options.root;
     this.#files = options.files;
     this.#instance = options.random.bytes(8).toString('hex');
-    this.#cache = new FileCache(options.files, options.root, limits.openFilesPerStore);
+    this.#cache = new FileCache(options, limits.openFilesPerStore);
     this.#ahead = new FileReadAhead(this.#cache);
   }
 
