@@ -318,6 +318,33 @@ const segmentName = (number: number): string =>
   `logs/big/seg/${String(Math.floor(number / 1024)).padStart(8, '0')}/${String(number).padStart(10, '0')}`;
 
 function removing(test: Define): void {
+  test('reading at once, and ahead, answers with what is there or not at all', async (t, store) => {
+    const key = 'logs/a/seg/0/7';
+    const content = pattern(1 << 20, 7);
+    await store.createScope('scopes/ahead');
+    await store.putIfAbsent('scopes/ahead', key, [content]);
+    for (const missing of ['logs/a/seg/0/8', '../outside', '']) {
+      t.equal(
+        store.readNow?.(missing, 0, Buffer.alloc(512)) === true,
+        false,
+        'what is not there is never at hand',
+      );
+      await store.readAhead?.(missing, 0, 4096);
+    }
+    await Promise.all([0, 1, 2, 3].map((at) => store.readAhead?.(key, at * 65_536, 65_536)));
+    await store.readAhead?.(key, content.byteLength - 100, 4096); // beyond the end: a hint, no error
+    const target = Buffer.alloc(5000);
+    if (store.readNow?.(key, 12_345, target) === true)
+      t.ok(target.equals(content.subarray(12_345, 17_345)));
+    t.equal(
+      store.readNow?.(key, content.byteLength - 100, Buffer.alloc(200)) === true,
+      false,
+      'short is not read',
+    );
+    await store.delete(key);
+    t.equal(store.readNow?.(key, 0, target) === true, false, 'gone is gone');
+  });
+
   test('deleting is idempotent and leaves the others alone', async (t, store, another) => {
     const other = await another();
     await put(store, 'd/1', 'one');

@@ -1,6 +1,7 @@
 /** What happens to requests when connections stall, break or are closed. */
 import t from 'tap';
 import { DvceError, KiB, MiB } from '../../src/base/index.ts';
+import type { ReadDone } from '../../src/nbd/backend.ts';
 import { MemoryBackend } from '../support/memory-backend.ts';
 import { enter, readAnswer, request, startServer, until } from '../support/nbd-wire.ts';
 
@@ -164,6 +165,51 @@ t.test(
     await closed;
   },
 );
+
+t.test('memory of a read is given back once, and not before its bytes have left', async (t) => {
+  const memory = new MemoryBackend({ sizeBytes });
+  const returned = new Map<number, number>();
+  let asked = 0;
+  // As the engine does: the memory is used for something else from that moment on.
+  const backend = Object.create(memory, {
+    read: {
+      value: (offset: number, length: number, done: ReadDone) => {
+        asked += 1;
+        const bytes = Buffer.alloc(length, 1 + offset / MiB);
+        done(null, [bytes], () => {
+          returned.set(offset, (returned.get(offset) ?? 0) + 1);
+          bytes.fill(0xee);
+        });
+      },
+    },
+  }) as MemoryBackend; // all but read is the backend's own
+  const running = await startServer(backend);
+  t.teardown(running.stop);
+  const client = await running.connect();
+  await enter(client, 'compact');
+  const lengths = [MiB, 4 * KiB, 2 * MiB, 16 * KiB, 100 * KiB, 3 * MiB, 512];
+  client.socket.pause();
+  client.send(
+    Buffer.concat(
+      lengths.map((length, i) =>
+        request('compact', { type: 0, cookie: BigInt(i), offset: i * 4 * MiB, length }),
+      ),
+    ),
+  );
+  await until(() => asked === lengths.length, 'all were asked of the backend');
+  await new Promise((resolve) => setImmediate(resolve));
+  t.ok(returned.size < lengths.length, 'what nobody has read yet is still lent');
+  client.socket.resume();
+  for (const [i, length] of lengths.entries()) {
+    const answer = await readAnswer(client, 'compact', { offset: 0, length });
+    t.ok(answer.content.equals(Buffer.alloc(length, 1 + i * 4)), `read ${i}`);
+  }
+  await until(() => returned.size === lengths.length, 'everything came back');
+  t.same(
+    [...returned.values()],
+    lengths.map(() => 1),
+  );
+});
 
 t.test('a slow reader is not read from any more, others go on', async (t) => {
   const backend = new MemoryBackend({ sizeBytes });
