@@ -115,10 +115,11 @@ t.test('G1 what guests write while a segment is read for moving stays', async (t
   rig.process.doors.store = (call, key) => {
     if (call !== 'read' || key !== segmentKey(log, 1)) return;
     held += 1;
-    return gate.promise;
+    // Header and index are read; the blocks have been chosen.
+    return held > 2 ? gate.promise : undefined;
   };
   rig.process.timers.fire(2000);
-  while (held === 0) await new Promise((resolve) => setImmediate(resolve));
+  while (held < 3) await new Promise((resolve) => setImmediate(resolve));
   const late = bytesFrom(rig.random, 3 * mebibyte);
   late.copy(expected, mebibyte);
   await disk.write(mebibyte, late);
@@ -213,15 +214,16 @@ t.test('a hole is plugged only between runs that are longer', async (t) => {
 t.test('G2 isHeld finds a position between birth and death among many', async (t) => {
   fc.assert(
     fc.property(
-      fc.uniqueArray(fc.integer({ min: 1, max: 60 }), { maxLength: 12 }),
-      fc.integer({ min: 1, max: 60 }),
-      fc.integer({ min: 0, max: 60 }),
+      fc.uniqueArray(fc.integer({ min: 1, max: 12 }), { maxLength: 6 }),
+      fc.integer({ min: 1, max: 12 }),
+      fc.integer({ min: 0, max: 12 }),
       (positions, birth, death) => {
         const sorted = positions.toSorted((a, b) => a - b);
         const wanted = positions.some((each) => birth <= each && (death === 0 || each < death));
         return isHeld(birth, death, sorted) === wanted;
       },
     ),
+    { numRuns: 1000 },
   );
   t.pass('as the definition says');
 });
