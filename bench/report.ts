@@ -16,8 +16,11 @@ export interface Row {
     readonly ours: readonly [number, number] | null;
     readonly peer: readonly [number, number] | null;
   };
-  /** What is wanted at most: of our own figure, or of the ratio. */
-  readonly reach?: { readonly figure: number } | { readonly ratio: number };
+  /** What is wanted at most: of our own figure, or of the ratio; or at least, of the ratio. */
+  readonly reach?:
+    | { readonly figure: number }
+    | { readonly ratio: number }
+    | { readonly ratioMin: number };
 }
 
 /** Median of at least one value. */
@@ -93,6 +96,10 @@ export function report(suite: string, rows: readonly Row[], host = hostFacts()):
 
 function reachText({ reach, ours, ratio }: Row): string {
   if (reach === undefined) return '-';
+  if ('ratioMin' in reach) {
+    const { ratioMin } = reach;
+    return `>= ${ratioMin}x: ${ratio !== null && ratio >= ratioMin ? 'yes' : 'NO'}`;
+  }
   const [value, wanted] = 'ratio' in reach ? [ratio, reach.ratio] : [ours, reach.figure];
   const unit = 'ratio' in reach ? 'x' : '';
   return `<= ${wanted}${unit}: ${value !== null && value <= wanted ? 'yes' : 'NO'}`;

@@ -4,6 +4,7 @@
  *   block   fio's nbd engine against dvce and its peers on the same disk (bench/block.ts)
  *   fairness   latency of a volume beside another one that is flooded (bench/fairness.ts)
  *   host    what an operator waits for, and what an idle host costs (bench/host.ts)
+ *   scale   large, deep, often snapshotted volumes, and two at a time (bench/scale.ts)
  *   waf     what writing costs besides the guest's bytes (bench/waf.ts)
  *
  * Benchmarks never gate tests by time.
@@ -11,6 +12,7 @@
 import { measureBlock } from './block.ts';
 import { measureFairness } from './fairness.ts';
 import { measureHost } from './host.ts';
+import { measureScale } from './scale.ts';
 import { measureWaf } from './waf.ts';
 
 const [suite, ...options] = process.argv.slice(2);
@@ -18,6 +20,7 @@ const suites: Readonly<Record<string, (options: readonly string[]) => Promise<vo
   block: measureBlock,
   fairness: measureFairness,
   host: measureHost,
+  scale: measureScale,
   waf: measureWaf,
 };
 const measure = suite === undefined ? undefined : suites[suite];

@@ -85,7 +85,7 @@ export const limitTable = {
     '48 MiB of map pages in one segment; a root with more spreads over several',
   ),
   mapBatchPercent: limit(
-    85,
+    84,
     'percent',
     'share of the map cache that may be dirty: one batch over 1 TiB dirties 12,000 pages; the rest serves readers',
   ),
@@ -465,6 +465,11 @@ export const limitTable = {
     'dead bytes for which a root is written early, when its pages are few beside them',
   ),
   deadRootFactor: limit(32, 'count', 'how many times what the pages of the root take'),
+  positionsKnownMin: limit(
+    64,
+    'count',
+    'snapshots of a log from which on not all are read after each root; so many are read in milliseconds',
+  ),
   positionsAgeMs: limit(
     10_000,
     'ms',

@@ -6,7 +6,7 @@
  */
 import { DvceError, limits, toDvceError } from '../base/index.ts';
 import { type Frame, type Page, PageCache } from './map-cache.ts';
-import { fanout, keyOf, type TopPointer, topLevel } from './map-page.ts';
+import { fanout, hasPage, keyOf, type TopPointer, topLevel } from './map-page.ts';
 import { checkRawPointer, pointerOffset } from './pointer.ts';
 import type { SegmentReader } from './segments.ts';
 
@@ -30,9 +30,10 @@ export class MapPages {
   peek(level: number, index: number): Page | null | undefined {
     const page = this.cache.get(level, index);
     if (page !== undefined) return page;
-    const pointer = this.pointerTo(level, index);
-    if (pointer === undefined) return undefined;
-    return pointer === null || pointer[0] === 0 ? null : undefined;
+    if (level === topLevel) return this.top === null ? null : undefined;
+    const parent = this.peek(level + 1, Math.floor(index / fanout));
+    if (parent === undefined || parent === null) return parent;
+    return hasPage(parent.words, index % fanout) ? undefined : null;
   }
 
   /** What leads to a page; null: nothing does; undefined: a page on the way has to be loaded. */

@@ -147,35 +147,26 @@ export class BlockMap {
     if (missing.length > 0) await this.#pages.loadLeaves(missing);
   }
 
-  /** A page that is there when this resolves and stays so until its dirty bit goes; null when no page exists. */
-  async #dirtyPage(level: number, index: number): Promise<Page | null> {
+  /**
+   * A page that is dirty from now on, and so stays in memory; with all that leads to it, which may become dirty also when the page
+   * itself is not here. null: no page exists. undefined: one has to be loaded.
+   */
+  #tryDirty(level: number, index: number, make: boolean): Page | null | undefined {
     const { cache } = this.#pages;
     const ready = cache.get(level, index);
     if (ready?.dirty) return ready; // so are its ancestors
     if (level < topLevel) {
-      const parent = await this.#dirtyPage(level + 1, Math.floor(index / fanout));
-      if (parent === null) return null;
+      const parent = this.#tryDirty(level + 1, Math.floor(index / fanout), make);
+      if (parent === undefined || parent === null) return parent;
     }
-    for (let tries = 0; tries < triesMax; tries += 1) {
-      const page = this.#pages.peek(level, index);
-      if (page === null) return null;
-      if (page !== undefined) {
-        cache.makeDirty(page);
-        return page;
-      }
-      await this.#pages.load(level, index);
-    }
-    throw pushedOut();
+    const page = this.#pages.peek(level, index);
+    if (page === null && make) return this.#make(level, index);
+    if (page) cache.makeDirty(page);
+    return page;
   }
 
-  /** The page to be changed, with all that leads to it: in memory and dirty. Made when no page existed. */
-  async #pageForChange(level: number, index: number): Promise<Page> {
+  #make(level: number, index: number): Page {
     const { cache } = this.#pages;
-    const ready = cache.get(level, index);
-    if (ready?.dirty) return ready;
-    if (level < topLevel) await this.#pageForChange(level + 1, Math.floor(index / fanout));
-    const present = await this.#dirtyPage(level, index);
-    if (present !== null) return present;
     const uniform = this.#pages.pointerTo(level, index);
     const made = cache.add(level, index, cache.takeFrame(), 0);
     made.words.fill(0);
@@ -183,6 +174,25 @@ export class BlockMap {
       for (let i = 0; i < fanout; i += 1) made.words[i * 4 + 1] = specialZero;
     cache.makeDirty(made);
     return made;
+  }
+
+  async #dirtyPage(level: number, index: number): Promise<Page | null> {
+    for (let tries = 0; tries < triesMax; tries += 1) {
+      const page = this.#tryDirty(level, index, false);
+      if (page !== undefined) return page;
+      await this.#pages.load(level, index);
+    }
+    throw pushedOut();
+  }
+
+  /** The page to be changed. Made when no page existed. */
+  async #pageForChange(level: number, index: number): Promise<Page> {
+    for (let tries = 0; tries < triesMax; tries += 1) {
+      const page = this.#tryDirty(level, index, true);
+      if (page) return page;
+      await this.#pages.load(level, index);
+    }
+    throw pushedOut();
   }
 
   /**
@@ -199,8 +209,7 @@ export class BlockMap {
     let i = 0;
     while (i < checksums.length) {
       const leafIndex = Math.floor((block + i) / fanout);
-      const ready = this.#pages.cache.get(0, leafIndex);
-      const leaf = ready?.dirty ? ready : await this.#pageForChange(0, leafIndex);
+      const leaf = this.#tryDirty(0, leafIndex, true) ?? (await this.#pageForChange(0, leafIndex));
       const end = Math.min(checksums.length, (leafIndex + 1) * fanout - block);
       for (; i < end; i += 1) {
         const at = ((block + i) % fanout) * 4;

@@ -217,25 +217,42 @@ export interface NewSnapshot {
   readonly set?: SetReference | undefined;
 }
 
+/** Id of the snapshot that a new one follows. */
+async function parentOfNew(
+  context: HlfsContext,
+  head: HeadDocument,
+  made: NewSnapshot,
+  newest: string | undefined,
+): Promise<string | null> {
+  const probable =
+    newest === undefined
+      ? undefined
+      : (await readSnapshot(context, made.log, asSnapshotName(newest)))?.value;
+  if (probable?.state === 'live' && probable.rootSegment <= made.rootSegment) return probable.id;
+  const lines = await linesOf(context, head);
+  const before = lines
+    .find(({ log }) => log === made.log)
+    ?.snapshots.findLast(({ rootSegment }) => rootSegment <= made.rootSegment);
+  return (before ?? startOf(lines, made.log))?.id ?? null;
+}
+
 /**
  * The last step of a snapshot: once its root is durable, its document makes it exist.
  * @param scope the writer's publishing scope: a writer that was fenced makes no snapshots
+ * @param newest what is probably the newest snapshot of the log before it: then not all of them have to be read
  */
 export async function createSnapshotDocument(
   context: HlfsContext,
   scope: string,
   volume: VolumeId,
   made: NewSnapshot,
+  newest?: string,
 ): Promise<SnapshotDocument> {
   checkLabels(made.labels);
   const { value: head } = await requireHead(context, volume);
   const name = await checkSnapshotName(context, head, made.name);
   if (head.log !== made.log)
     throw new DvceError('FENCED', { name: volume, reason: 'its current log is another one' });
-  const lines = await linesOf(context, head);
-  const before = lines
-    .find(({ log }) => log === made.log)
-    ?.snapshots.findLast(({ rootSegment }) => rootSegment <= made.rootSegment);
   const document: SnapshotDocument = {
     format: storeFormatVersion,
     id: randomUuid(context.random),
@@ -248,7 +265,7 @@ export async function createSnapshotDocument(
     checksum: made.checksum,
     sizeBytes: String(made.sizeBytes),
     createdAtMs: context.clock.wallMs(),
-    parent: (before ?? startOf(lines, made.log))?.id ?? null,
+    parent: await parentOfNew(context, head, made, newest),
     protected: made.protected,
     labels: made.labels,
   };

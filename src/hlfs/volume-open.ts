@@ -15,6 +15,7 @@ import { headKey, readHead } from './catalog-documents.ts';
 import type { HlfsContext } from './context.ts';
 import type { Versioned } from './documents.ts';
 import { changedTooOften, raiseEpoch, requireHead } from './heads.ts';
+import { HeldPositions } from './held-positions.ts';
 import { Journal } from './journal.ts';
 import { recordBytes } from './journal-format.ts';
 import {
@@ -27,7 +28,6 @@ import {
 } from './journal-open.ts';
 import { fileBytesFor, readTail, type Tail, tailRecords } from './journal-tail.ts';
 import { type RecoveredLog, recoverLog } from './log-recovery.ts';
-import { retainedPositions } from './reaper.ts';
 import { recount } from './recount.ts';
 import type { HeadDocument } from './schema.ts';
 import { segmentFlags } from './segment-format.ts';
@@ -269,6 +269,7 @@ function buildVolume(
   const { writer, quarantined } = recovered;
   const id = head.volume;
   const { state } = writer;
+  const held = new HeldPositions(context, head.log);
   return new Volume({
     context,
     id,
@@ -302,22 +303,25 @@ function buildVolume(
       quarantined.length > 0
         ? `segments ${quarantined[0]} to ${quarantined.at(-1)} lie beyond a gap of the log`
         : null,
-    positions: () => retainedPositions(context, head.log),
+    positions: () => held.read(),
     checkSnapshotName: async (name: SnapshotName) => {
       const now = await requireHead(context, id);
       await checkSnapshotName(context, now.value, name);
     },
-    makeSnapshot: (name, root, facts) =>
-      createSnapshotDocument(context, head.scope ?? context.scope, id, {
-        name,
-        log: head.log,
-        rootSegment: root.number,
-        checksum: root.checksum,
-        sizeBytes: facts.sizeBytes,
-        labels: facts.labels,
-        protected: facts.protected,
-        set: facts.set,
-      }),
+    makeSnapshot: async (name, root, facts) => {
+      const { number: rootSegment, checksum } = root;
+      const made = { ...facts, name, log: head.log, rootSegment, checksum };
+      const newest = held.newestBefore(rootSegment);
+      try {
+        const scope = head.scope ?? context.scope;
+        const document = await createSnapshotDocument(context, scope, id, made, newest);
+        held.made(name, rootSegment);
+        return document;
+      } catch (error) {
+        held.forget(name);
+        throw error;
+      }
+    },
     onClosed: async (clean) => {
       if (!clean) return;
       const closed = {
