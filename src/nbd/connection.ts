@@ -25,6 +25,7 @@ import {
 import type { ReplyMode } from './constants.ts';
 import type { ExportProvider, OpenedExport, PeerFacts } from './exports.ts';
 import { Handshake } from './handshake.ts';
+import { intoMemory } from './input-memory.ts';
 import type { RequestMeter } from './request-meter.ts';
 import { certificateOf, type ServerTls, secureServerSide } from './server-tls.ts';
 import { Transmission } from './transmission.ts';
@@ -69,8 +70,16 @@ export class Connection {
   #socketClosed = false;
   #released = false;
 
-  constructor(socket: Socket, host: ConnectionHost) {
+  constructor(accepted: Socket, host: ConnectionHost) {
     this.#host = host;
+    // TLS takes the handle of a socket that has `data` events.
+    const socket =
+      host.tls !== null
+        ? accepted
+        : intoMemory(accepted, {
+            room: () => this.#transmission?.inputRoom ?? null,
+            received: (bytes) => this.#received(bytes),
+          });
     this.#socket = socket;
     this.#transport = socket.remoteAddress === undefined ? 'unix' : 'tcp';
     this.#address =
@@ -135,10 +144,7 @@ export class Connection {
   }
 
   #listen(socket: Socket): void {
-    socket.on('data', (bytes: Buffer) => {
-      if (this.#transmission === null) this.#handshake.receive(bytes);
-      else this.#transmission.receive(bytes);
-    });
+    socket.on('data', (bytes: Buffer) => this.#received(bytes));
     socket.on('end', () => {
       if (this.#transmission?.expectsEnd !== true) this.destroy('the client closed');
     });
@@ -148,6 +154,11 @@ export class Connection {
       this.#lost();
       this.#reportGone();
     });
+  }
+
+  #received(bytes: Buffer): void {
+    if (this.#transmission === null) this.#handshake.receive(bytes);
+    else this.#transmission.receive(bytes);
   }
 
   #startTls(): void {

@@ -11,7 +11,7 @@
  *   skip       bytes of a request that is refused                the last byte: sink.refused(request, error)
  *   stopped    everything is ignored (DISC, lost stream)         -
  */
-import { allocatePayload, DvceError, limits } from '../base/index.ts';
+import { allocatePayload, DvceError, KiB, limits } from '../base/index.ts';
 import {
   commandFlags,
   commands,
@@ -36,6 +36,8 @@ export interface RequestSink {
 
 /** Length of an answerable BLOCK_STATUS payload: the effect length and one context id. */
 const blockStatusPayloadBytesMax = 4096;
+/** A smaller rest of a payload is copied: what follows it comes with the same read. */
+const roomBytesMin = 32 * KiB;
 
 export class RequestParser {
   readonly #sink: RequestSink;
@@ -63,6 +65,13 @@ export class RequestParser {
   /** A request has been parsed that the sink had no room for; feeding, even nothing, tries it again. */
   get waiting(): boolean {
     return this.#waiting !== null;
+  }
+
+  /** The rest of a large payload: input read into it need not be copied. */
+  get payloadRoom(): Buffer | null {
+    const payload = this.#payload;
+    if (payload === null || payload.length - this.#payloadFill < roomBytesMin) return null;
+    return payload.subarray(this.#payloadFill);
   }
 
   /** Ignore all further input and forget what is incomplete: nothing of it is ever applied (B-35). */
@@ -197,7 +206,10 @@ export class RequestParser {
 
   #fillPayload(payload: Buffer, bytes: Buffer, from: number): number {
     const taken = Math.min(payload.length - this.#payloadFill, bytes.length - from);
-    bytes.copy(payload, this.#payloadFill, from, from + taken);
+    const isThere =
+      bytes.buffer === payload.buffer &&
+      bytes.byteOffset + from === payload.byteOffset + this.#payloadFill;
+    if (!isThere) bytes.copy(payload, this.#payloadFill, from, from + taken);
     this.#payloadFill += taken;
     if (this.#payloadFill === payload.length) {
       const request = this.#current as Request; // set together with #payload

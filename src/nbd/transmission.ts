@@ -85,7 +85,12 @@ export class Transmission {
     return this.#inFlight;
   }
 
-  /** Input; `bytes` are only valid during the call. */
+  /** Where the next input may go as it is, null when that is not known. */
+  get inputRoom(): Buffer | null {
+    return this.#state === 'open' && !this.#stalled ? this.#parser.payloadRoom : null;
+  }
+
+  /** Input; `bytes` are only valid during the call, unless they lie in `inputRoom`. */
   receive(bytes: Buffer): void {
     if (this.#state !== 'open') return;
     if (this.#stalled) this.#hold(bytes);
