@@ -191,7 +191,12 @@ class EngineProgram implements SimProgram {
   }
 
   /** By the coordinator that ships; its calls to the threads of the volumes take time, and may be the last ones. */
-  async takeSet(numbers: readonly number[], name: string, steps: number): Promise<void> {
+  async takeSet(
+    numbers: readonly number[],
+    name: string,
+    steps: number,
+    onHold: () => void,
+  ): Promise<void> {
     const { scheduler, process } = this.#host;
     const pause = (): Promise<void> =>
       new Promise((resolve) => {
@@ -200,6 +205,7 @@ class EngineProgram implements SimProgram {
     let calls = 0;
     const call = async (path: string, method: string, cut: CutParameters): Promise<unknown> => {
       calls += 1;
+      if (method === 'cut.hold') onHold();
       if (calls > steps) return new Promise(() => {});
       await pause();
       const number = numbers.find((each) => pathOf(each) === path) ?? 0;

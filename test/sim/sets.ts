@@ -20,7 +20,8 @@ interface Pending {
   readonly isDead: boolean;
 }
 
-const writesAcross = 12;
+/** Enough for the time from the first HOLD to the last release. */
+const writesAcross = 30;
 /** Of HOLD, MARK, release and document, for each member. */
 const stepsOfMember = 4;
 /** A coordinator that is not heard of any more is waited for so long: longer than a hold lasts. */
@@ -56,14 +57,20 @@ export class Sets {
       stepsOfMember * members.length - 1,
     );
     const lasting = isDead ? stepsMax : Number.POSITIVE_INFINITY;
-    const taking = takeSet.call(this.#run.program, numbers, name, lasting);
+    let isHolding = false;
+    const taking = takeSet.call(this.#run.program, numbers, name, lasting, () => {
+      isHolding = true;
+    });
     if (isDead) return this.#leave(taking, members.length, stepsMax);
     let isOver = false;
     const outcomes = this.#run.await(taking).then((outcome) => {
       isOver = true;
       return outcome;
     });
-    if (this.#run.observe === undefined) await this.#writeAcross(numbers, () => isOver);
+    if (this.#run.observe === undefined) {
+      await this.#run.waitAWhile(() => isHolding || isOver);
+      await this.#writeAcross(numbers, () => isOver);
+    }
     const outcome = await outcomes;
     if (outcome.kind === 'down') return;
     this.#pending = undefined;
@@ -79,6 +86,7 @@ export class Sets {
       const guest = this.#guests[numbers[i % numbers.length] ?? 0];
       const first = 8 * random.below(16);
       await guest?.change({ kind: 'write', first, count: 8, fua: false, wait: true });
+      await this.#run.waitAWhile(() => false, random.below(300) / 1000);
     }
   }
 

@@ -59,7 +59,13 @@ export interface SimProgram {
   setStore?(state: StoreState): void;
   reap?(): Promise<void>;
   /** A snapshot of several volumes at one instant. The coordinator is heard of `steps` times, then never again. */
-  takeSet?(disks: readonly number[], name: string, steps: number): Promise<void>;
+  takeSet?(
+    disks: readonly number[],
+    name: string,
+    steps: number,
+    /** The first volume is about to be held. */
+    onHold: () => void,
+  ): Promise<void>;
   /** Bytes of the journal as they are now, to imitate them. */
   journalSample?(): Buffer | undefined;
   /** Flip a bit of what the program keeps. */
