@@ -137,13 +137,6 @@ export const mutants: readonly Mutant[] = [
     replace: 'else if (checksums.length > 0) done(null);',
   },
   {
-    name: 'G1 a block is moved whatever the map says of it now',
-    file: 'src/hlfs/map.ts',
-    find: 'if (condition && !holds(leaf.words, at, condition, i)) continue;',
-    replace: 'if (condition && leaf.words[at] === 0) continue;',
-    proof: 'test/hlfs/cleaning.test.ts',
-  },
-  {
     name: 'G3 forks are not counted when segments go',
     file: 'src/hlfs/reaper.ts',
     find: '...pins.map(({ cut }) => cut),',
