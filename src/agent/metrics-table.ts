@@ -47,6 +47,10 @@ export const metricTable = {
   dvce_blockd_restarts_total: counter('Starts of blockd since this agent saw the first one.'),
   dvce_store_free_bytes: gauge('Free space of the store.'),
   dvce_store_size_bytes: gauge('Size of the file system of the store.'),
+  dvce_scrub_read_bytes_total: counter(
+    'Bytes read by the background scrub since blockd was started.',
+  ),
+  dvce_scrub_damaged_volumes: gauge('Volumes in which the last scrub found something.'),
   dvce_nbd_connections: gauge('Clients of volumes and snapshots.'),
   dvce_nbd_request_duration_seconds: histogram(
     'From the arrival of a request to the answer of the volume.',

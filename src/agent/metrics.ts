@@ -169,6 +169,9 @@ function blockdSamples(metrics: BlockdMetrics): Sample[] {
     ...processSamples('blockd', metrics.process, metrics.loops),
     sample('dvce_store_free_bytes', store.freeBytes),
     sample('dvce_store_size_bytes', store.totalBytes),
+    // An older blockd does not scrub.
+    sample('dvce_scrub_read_bytes_total', metrics.scrub?.readBytes ?? 0),
+    sample('dvce_scrub_damaged_volumes', metrics.scrub?.damagedVolumes ?? 0),
     sample('dvce_nbd_connections', nbd.connections),
     ...nbd.operations.flatMap((operation) => requestSamples(nbd.boundsSeconds, operation)),
     sample('dvce_volumes_open', volumes.length),

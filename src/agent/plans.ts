@@ -188,12 +188,17 @@ const onVolume =
 
 const checkVolume: MakePlan = async (agent, asked) => {
   const { path } = await volumeAt(agent, pathOf(asked));
-  const detail =
-    asked.body['repair'] === true
-      ? 'read and verify all of it, and put right what loses nothing: a check without repair names it'
-      : 'read and verify all of it; nothing is changed';
-  return [step('start', urls.volume(path), detail)];
+  const end = asked.body['repair'] === true ? 'put right what loses nothing' : 'nothing is changed';
+  return [step('start', urls.volume(path), `read and verify all of it; ${end}`)];
 };
+
+const startScrub: MakePlan = async (agent, asked) => {
+  const given = asked.body['path'];
+  const path = given === undefined ? null : (await volumeAt(agent, asVolumePath(text(given)))).path;
+  return [step('start', path === null ? '/v1/scrub' : urls.volume(path), 'in the background')];
+};
+
+const pauseScrub: MakePlan = async () => [step('change', '/v1/scrub')];
 
 const createSnapshot: MakePlan = async (agent, asked) => {
   const { path } = await volumeAt(agent, pathOf(asked));
@@ -374,6 +379,8 @@ export const plans: Readonly<Record<string, MakePlan>> = {
   resizeVolume,
   deleteVolume,
   checkVolume,
+  startScrub,
+  pauseScrub,
   recoverVolume: onVolume('what follows a damaged journal record is given up'),
   createSnapshot,
   createSnapshotSet,

@@ -29,7 +29,13 @@ import { imageRoutes } from './routes/images.ts';
 import { networkRoutes } from './routes/networks.ts';
 import { operationRoutes } from './routes/operations.ts';
 import { scheduleRoutes } from './routes/schedules.ts';
-import { contentRoutes, exportRoutes, quotaRoutes, trashRoutes } from './routes/storage.ts';
+import {
+  contentRoutes,
+  exportRoutes,
+  quotaRoutes,
+  scrubRoutes,
+  trashRoutes,
+} from './routes/storage.ts';
 import { systemRoutes } from './routes/system.ts';
 import type { Server } from './routes/types.ts';
 import { usageRoutes } from './routes/usage.ts';
@@ -113,6 +119,7 @@ export async function buildServer(
   snapshotRoutes(server, agent);
   trashRoutes(server, agent);
   quotaRoutes(server, agent);
+  scrubRoutes(server, agent);
   exportRoutes(server, agent);
   contentRoutes(server, agent);
   scheduleRoutes(server, agent);

@@ -26,6 +26,7 @@ import type {
   Schedule,
   ScheduleCreate,
   SchedulePreview,
+  Scrub,
   Shutdown,
   Snapshot,
   SnapshotCreate,
@@ -186,6 +187,13 @@ export class ApiClient {
       this.#send<Volume>('POST', '/v1/trash/restore', body, long),
     empty: (body: { what?: string }) =>
       this.#send<{ discarded: TrashedVolume[] }>('POST', '/v1/trash/empty', body, long),
+  };
+
+  readonly scrub = {
+    get: () => this.#get<Scrub>('/v1/scrub'),
+    start: (path?: string) =>
+      this.#send<Scrub>('POST', '/v1/scrub/start', path === undefined ? {} : { path }),
+    pause: (paused: boolean) => this.#send<Scrub>('POST', '/v1/scrub/pause', { paused }),
   };
 
   readonly quotas = {

@@ -31,6 +31,7 @@ export type {
   Schedule,
   ScheduleCreate,
   SchedulePreview,
+  Scrub,
   Shutdown,
   Snapshot,
   SnapshotCreate,

@@ -567,6 +567,41 @@ export const limitTable = {
     'bytes',
     'console output that one viewer has not taken; beyond it that viewer is disconnected',
   ),
+  scrubBytesPerSecond: limit(
+    8 * MiB,
+    'bytes',
+    'rate of the background scrub: a twentieth of a slow disk, and 4.6 TiB a week',
+  ),
+  scrubPeriodMs: limit(604_800_000, 'ms', 'a week: every volume is scrubbed within it'),
+  scrubPeriodMsMin: limit(60_000, 'ms', 'a shorter one would be nothing but load'),
+  scrubSliceMs: limit(
+    10_000,
+    'ms',
+    'after this time the scrub says where it is, to go on from there',
+  ),
+  scrubSaveMs: limit(
+    60_000,
+    'ms',
+    'how often it is written down where the scrub is: what a crash makes it read again',
+  ),
+  scrubLookMs: limit(60_000, 'ms', 'how often the scrub looks whether a volume is due'),
+  scrubBusyMs: limit(
+    50,
+    'ms',
+    'while the slowest requests of a guest take this long the scrub waits',
+  ),
+  scrubWaitMs: limit(1000, 'ms', 'pause of the scrub before it looks at the guests again'),
+  scrubWaitsMax: limit(
+    5,
+    'count',
+    'pauses before one read all the same, so that it comes around also beside busy guests',
+  ),
+  scrubNotesMax: limit(256, 'count', 'damaged parts of one volume that a scrub remembers'),
+  scrubFindingsMax: limit(
+    64,
+    'count',
+    'findings of a volume that are kept from one scrub to the next',
+  ),
   checkFindingsMax: limit(
     1000,
     'count',

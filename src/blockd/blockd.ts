@@ -49,6 +49,8 @@ import { quotaMethods } from './quota-methods.ts';
 import { Quotas } from './quotas.ts';
 import { shareReadCaches } from './read-caches.ts';
 import { ReaperTask } from './reaper-task.ts';
+import { Scrubber } from './scrub.ts';
+import { scrubMethods } from './scrub-methods.ts';
 import { snapshotMethods } from './snapshot-methods.ts';
 import { snapshotUpdates } from './snapshot-update.ts';
 import { Trash } from './trash.ts';
@@ -153,6 +155,12 @@ export async function startBlockd(options: BlockdOptions, world: BlockdWorld): P
     windowMs: options.trashWindowMs,
     freeBytesMin: options.trashFreeBytesMin,
   });
+  const scrubber = new Scrubber({
+    ...{ view, pool, files, clock, timers, logger },
+    path: directory.scrubFile,
+    bytesPerSecond: options.scrubBytesPerSecond,
+    periodMs: options.scrubPeriodMs,
+  });
   const front = new Front({ ...base, hlfs, volumes, options });
   const startedAt = new Date(clock.wallMs()).toISOString();
 
@@ -175,6 +183,7 @@ export async function startBlockd(options: BlockdOptions, world: BlockdWorld): P
   };
   const closeAll = async (): Promise<void> => {
     await front.close();
+    await scrubber.stop();
     await Promise.all([volumes.stop(), trash.stop(), reaper.stop()]);
     await pool.stop(limits.shutdownMs);
     await store.close();
@@ -182,7 +191,8 @@ export async function startBlockd(options: BlockdOptions, world: BlockdWorld): P
     await writeDurably(files, directory.exitFile, `${exit}\n`);
   };
   const ending = new Ending(closeAll, () => control.close(), timers, logger);
-  const shared = { hlfs, view, volumes, pool, reaper, trash, quotas, table, directory };
+  const managed = { volumes, pool, reaper, trash, scrubber, quotas };
+  const shared = { ...managed, hlfs, view, table, directory };
   const listening = () => ({ nbdSocket: directory.nbdSocket, nbdTcp: front.tcpAddress });
   const context = { ...shared, listening, clock, logger, journalBytes };
   const control = new ControlServer({
@@ -191,13 +201,15 @@ export async function startBlockd(options: BlockdOptions, world: BlockdWorld): P
       ...volumeMethods(context),
       ...trashMethods(context),
       ...quotaMethods(context),
+      ...scrubMethods(context),
       ...exportMethods(context),
       ...contentMethods(context),
       ...snapshotUpdates(context),
       ...snapshotMethods(context),
       ...documentMethods(context),
       status,
-      metrics: () => readMetrics({ pool, volumes, space: () => store.space(), clock, timers }),
+      metrics: () =>
+        readMetrics({ pool, volumes, scrubber, space: () => store.space(), clock, timers }),
       shutdown: async ({ graceful }) => {
         await ending.begin(graceful);
         return {};
@@ -212,6 +224,7 @@ export async function startBlockd(options: BlockdOptions, world: BlockdWorld): P
   await control.listen();
   reaper.kick();
   trash.start();
+  scrubber.start();
   keepLogSmall(directory.logFile, timers, logger);
   const attached = table.attached.length;
   logger.info({ release, node, store: store.location, attached }, 'blockd started');

@@ -12,6 +12,7 @@
  *   <data>/state/node.json   the node's id
  *   <data>/state/open.json   the open table (open-table.ts)
  *   <data>/state/crash.json  how the last blockd died, until the next one has read it (crash-record.ts)
+ *   <data>/state/scrub.json  where the background scrub is, and what it found (scrub.ts)
  *   <data>/state/exit.json   written by a blockd that ended as it was told to
  */
 import { createHash } from 'node:crypto';
@@ -49,6 +50,7 @@ export interface DataDirectory {
   readonly openTableFile: string;
   readonly crashFile: string;
   readonly exitFile: string;
+  readonly scrubFile: string;
 }
 
 /** Names in a data directory; touches nothing. */
@@ -73,6 +75,7 @@ export function dataDirectory(path: string, storePath?: string): DataDirectory {
     openTableFile: at('state', 'open.json'),
     crashFile: at('state', 'crash.json'),
     exitFile: at('state', 'exit.json'),
+    scrubFile: at('state', 'scrub.json'),
   };
 }
 

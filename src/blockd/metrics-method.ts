@@ -2,19 +2,21 @@
 import { type Clock, limits, loopFigures, processFigures, type Timers } from '../base/index.ts';
 import { requestBoundsSeconds, sumOfFigures } from '../nbd/index.ts';
 import type { BlockdMetrics } from './protocol.ts';
+import type { Scrubber } from './scrub.ts';
 import type { Volumes } from './volumes.ts';
 import type { WorkerPool } from './worker-pool.ts';
 
 export interface MetricsOptions {
   readonly pool: WorkerPool;
   readonly volumes: Volumes;
+  readonly scrubber: Pick<Scrubber, 'figures'>;
   readonly space: () => Promise<{ readonly freeBytes: number; readonly totalBytes: number }>;
   readonly clock: Clock;
   readonly timers: Timers;
 }
 
 export async function readMetrics(options: MetricsOptions): Promise<BlockdMetrics> {
-  const { pool, volumes, space, clock, timers } = options;
+  const { pool, volumes, scrubber, space, clock, timers } = options;
   const timeoutMs = limits.metricsReadMs;
   const [store, loop, ...workers] = await Promise.all([
     space(),
@@ -38,5 +40,6 @@ export async function readMetrics(options: MetricsOptions): Promise<BlockdMetric
       }),
     ),
     unopened: volumes.unopened,
+    scrub: scrubber.figures(),
   };
 }

@@ -6,6 +6,7 @@ import type { DataDirectory } from './data-directory.ts';
 import type { OpenTable } from './open-table.ts';
 import type { Quotas } from './quotas.ts';
 import type { ReaperTask } from './reaper-task.ts';
+import type { Scrubber } from './scrub.ts';
 import type { Trash } from './trash.ts';
 import type { Volumes } from './volumes.ts';
 import type { WorkerPool } from './worker-pool.ts';
@@ -17,6 +18,7 @@ export interface NodeContext {
   readonly reaper: ReaperTask;
   readonly view: CatalogView;
   readonly trash: Trash;
+  readonly scrubber: Scrubber;
   readonly quotas: Quotas;
   readonly table: OpenTable;
   readonly directory: DataDirectory;

@@ -26,6 +26,10 @@ export interface BlockdOptions {
   readonly trashWindowMs: number;
   /** With less free space the trash is emptied, oldest first. */
   readonly trashFreeBytesMin: number;
+  /** Rate of the background scrub; 0: off. */
+  readonly scrubBytesPerSecond: number;
+  /** Every volume is scrubbed once in this time. */
+  readonly scrubPeriodMs: number;
   readonly logLevel: LogLevel;
   /** Write the log to stderr too. */
   readonly foreground: boolean;
@@ -47,6 +51,8 @@ Options:
   --export-idle TIME     close a volume that had no client for so long (default: 60s)
   --trash-window TIME    how long a deleted volume can be had back, 0s for not at all (default: 7d)
   --trash-free-min SIZE  empty the trash, oldest first, while less than this is free (default: 4GiB)
+  --scrub-rate SIZE      bytes that the background scrub reads in a second, 0 for none (default: 8MiB)
+  --scrub-period TIME    each volume is scrubbed once in this time (default: 7d)
   --log-level LEVEL      debug, info, warn or error (default: info)
   --foreground           write the log to stderr too
   --supervise            keep a blockd running: start it detached, restart it when it dies
@@ -65,6 +71,8 @@ const optionTable = {
   'export-idle': { type: 'string' },
   'trash-window': { type: 'string' },
   'trash-free-min': { type: 'string' },
+  'scrub-rate': { type: 'string' },
+  'scrub-period': { type: 'string' },
   'log-level': { type: 'string' },
   foreground: { type: 'boolean' },
   supervise: { type: 'boolean' },
@@ -116,6 +124,7 @@ export function parseBlockdArguments(argv: readonly string[]): BlockdCommand {
       values['trash-free-min'] === undefined
         ? limits.trashFreeBytesMin
         : parseSize(values['trash-free-min']),
+    ...parseScrub(values),
     logLevel: parseLevel(values['log-level']),
     foreground: values.foreground ?? false,
   };
@@ -180,6 +189,15 @@ function parseWindow(text: string | undefined): number {
   return windowMs;
 }
 
+function parseScrub(values: Values): Pick<BlockdOptions, 'scrubBytesPerSecond' | 'scrubPeriodMs'> {
+  const { 'scrub-rate': rate, 'scrub-period': period } = values;
+  const scrubPeriodMs = period === undefined ? limits.scrubPeriodMs : parseDuration(period);
+  if (scrubPeriodMs < limits.scrubPeriodMsMin)
+    throw invalid('--scrub-period', `${JSON.stringify(period)} is shorter than a minute`, '');
+  const scrubBytesPerSecond = rate === undefined ? limits.scrubBytesPerSecond : parseSize(rate);
+  return { scrubBytesPerSecond, scrubPeriodMs };
+}
+
 function parseLevel(text: string | undefined): LogLevel {
   if (text === undefined) return 'info';
   const level = logLevels.find((known) => known === text);
@@ -208,6 +226,8 @@ export function formatBlockdArguments(options: BlockdOptions): string[] {
   argv.push('--export-idle', `${options.exportIdleMs}ms`);
   argv.push('--trash-window', `${options.trashWindowMs}ms`);
   argv.push('--trash-free-min', String(options.trashFreeBytesMin));
+  argv.push('--scrub-rate', String(options.scrubBytesPerSecond));
+  argv.push('--scrub-period', `${options.scrubPeriodMs}ms`);
   argv.push('--log-level', options.logLevel);
   if (options.foreground) argv.push('--foreground');
   return argv;

@@ -61,6 +61,8 @@ export interface VolumeInfo {
   readonly open: VolumeActivity | null;
   /** When asked for; null when it cannot be told, because a part of the volume cannot be read. */
   readonly space?: VolumeSpace | null;
+  /** Absent in lists, and in answers of an older blockd. */
+  readonly scrub?: VolumeScrub;
   /** In the answers of create, clone and resize: what to look at, e.g. that the store is overcommitted. */
   readonly warnings?: readonly CapacityWarning[];
 }
@@ -136,6 +138,33 @@ export interface CheckFinding {
   readonly repair: 'none' | 'possible' | 'done';
 }
 
+/** What the background scrub knows of a volume. */
+export interface VolumeScrub {
+  /** End of the last pass; null: there was none yet. */
+  readonly finishedAt: string | null;
+  readonly running: boolean;
+  /** By the pass under way, or the last one. */
+  readonly readBytes: number;
+  readonly findings: readonly CheckFinding[];
+}
+
+export interface ScrubStatus {
+  readonly state: 'off' | 'paused' | 'idle' | 'running';
+  readonly bytesPerSecond: number;
+  readonly periodMs: number;
+  /** Path of the volume that is being read. */
+  readonly current: string | null;
+  /** Since blockd was started. */
+  readonly readBytes: number;
+  readonly volumes: number;
+  /** Volumes that were scrubbed within the period. */
+  readonly scrubbed: number;
+  /** Volumes that are due. */
+  readonly waiting: number;
+  /** Volumes in which something was found. */
+  readonly damaged: readonly (VolumeScrub & { readonly path: string })[];
+}
+
 export interface VolumeCheckAnswer {
   readonly findings: readonly CheckFinding[];
   /** Findings that are not listed, because there are too many. */
@@ -187,6 +216,8 @@ export interface BlockdMetrics {
     readonly connections: number;
     readonly operations: readonly RequestFigures[];
   };
+  /** Absent in answers of an older blockd. */
+  readonly scrub?: { readonly readBytes: number; readonly damagedVolumes: number };
   /** The open volumes. */
   readonly volumes: readonly (VolumeActivity & { readonly path: string })[];
   /** Attached volumes that could not be opened again yet. */
@@ -257,6 +288,10 @@ export interface ControlMethods {
     };
     result: QuotaInfo;
   };
+  'scrub.status': { params: Record<string, never>; result: ScrubStatus };
+  /** Without a path: all volumes. */
+  'scrub.start': { params: { path?: string }; result: ScrubStatus };
+  'scrub.pause': { params: { paused: boolean }; result: ScrubStatus };
   'quota.delete': { params: { path: string }; result: Record<string, never> };
   /** Where the content is, from `offset` on; `next` is where to ask on, null at the end. */
   'volume.map': {

@@ -82,6 +82,9 @@ export const paramSchemas: Readonly<Record<ControlMethod, JsonSchema>> = {
     storedBytes: orNull(bytes),
   }),
   'quota.delete': closed({ path }),
+  'scrub.status': closed({}),
+  'scrub.start': closed({ path: optional(path) }),
+  'scrub.pause': closed({ paused: flag }),
   'volume.map': closed({
     path,
     snapshot: optional(orNull(name)),

@@ -40,7 +40,9 @@ export async function infoOf(node: NodeContext, record: VolumeRecord): Promise<V
   // Read afresh: the right moment to see whether what lists remember is right.
   node.view.compare(record);
   const snapshots = await listSnapshots(node.hlfs, record.id);
-  return describeVolume(record, snapshots.length, await node.volumes.activity(record.id));
+  const open = await node.volumes.activity(record.id);
+  const info = describeVolume(record, snapshots.length, open);
+  return { ...info, scrub: node.scrubber.resultOf(record.id) };
 }
 
 /** After a volume was made or enlarged: what the operator should know. */

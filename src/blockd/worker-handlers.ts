@@ -1,7 +1,14 @@
 /** What a worker does for the main thread (worker-protocol.ts). */
-import { limits, loopFigures } from '../base/index.ts';
+import { limits, loopFigures, sleep, type VolumeId } from '../base/index.ts';
 import type { HlfsContext } from '../hlfs/index.ts';
-import { checkVolume, closedVolumeSpace, listPlaces, recoverJournal } from '../hlfs/index.ts';
+import {
+  checkVolume,
+  closedVolumeSpace,
+  listPlaces,
+  recoverJournal,
+  scrubSlice,
+  traceDamage,
+} from '../hlfs/index.ts';
 import type { CallContext } from './calls.ts';
 import { contentMap } from './content-map.ts';
 import { diff } from './diff.ts';
@@ -75,10 +82,22 @@ export function workerHandlers(context: HlfsContext, thread: string): WorkerHand
         signal,
         repair,
         onProgress: atMost(context, onProgress),
-        pathOf: async (id) =>
-          (await listPlaces(context)).find((place) => place.volume === id)?.path ?? id,
+        pathOf: pathOf(context),
       });
     },
+    'scrub.slice': ({ volume, from, bytesPerSecond }, { signal }) =>
+      scrubSlice(context, volume, {
+        signal,
+        from,
+        untilMs: context.clock.monotonicMs() + limits.scrubSliceMs,
+        pace: (bytes) => pace(context, exports, bytes / bytesPerSecond, signal),
+      }),
+    'scrub.trace': ({ volume, notes }, { signal }) =>
+      traceDamage(context, volume, notes, {
+        signal,
+        onProgress: () => {},
+        pathOf: pathOf(context),
+      }),
     recover: ({ volume, acceptLoss }) => recoverJournal(context, volume, { acceptLoss }),
     'content.map': (params, { signal }) => contentMap(context, params, signal),
     diff: async (params, { signal }) => diff(context, params, signal),
@@ -88,6 +107,25 @@ export function workerHandlers(context: HlfsContext, thread: string): WorkerHand
       return {};
     },
   };
+}
+
+const pathOf =
+  (context: HlfsContext) =>
+  async (id: VolumeId): Promise<string> =>
+    (await listPlaces(context)).find(({ volume }) => volume === id)?.path ?? id;
+
+/** The scrub waits as long as its rate asks for, and before that for guests that are slow. */
+async function pace(
+  { timers }: HlfsContext,
+  exports: LocalExports,
+  seconds: number,
+  signal: AbortSignal,
+): Promise<void> {
+  for (let wait = 0; wait < limits.scrubWaitsMax; wait += 1) {
+    if (exports.slowestMs() < limits.scrubBusyMs) break;
+    await sleep(timers, limits.scrubWaitMs, signal);
+  }
+  await sleep(timers, seconds * 1000, signal);
 }
 
 /** A message for each block that was checked would cost more than the check. */

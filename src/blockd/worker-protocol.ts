@@ -13,7 +13,14 @@ import {
   type SnapshotName,
   type VolumeId,
 } from '../base/index.ts';
-import type { SnapshotDocument, SnapshotOptions, VolumeSpace } from '../hlfs/index.ts';
+import type {
+  ScrubNote,
+  ScrubPosition,
+  ScrubSlice,
+  SnapshotDocument,
+  SnapshotOptions,
+  VolumeSpace,
+} from '../hlfs/index.ts';
 import type { RequestFigures } from '../nbd/index.ts';
 import type { LogLevel } from './options.ts';
 import type { DiffRange, MapExtent, VolumeActivity, VolumeCheckAnswer } from './protocol.ts';
@@ -106,6 +113,14 @@ export interface WorkerMethods {
   'cut.drop': { params: CutParams; result: Nothing };
   check: {
     params: { volume: VolumeId; repair: boolean };
+    result: VolumeCheckAnswer;
+  };
+  'scrub.slice': {
+    params: { volume: VolumeId; from: ScrubPosition | null; bytesPerSecond: number };
+    result: ScrubSlice;
+  };
+  'scrub.trace': {
+    params: { volume: VolumeId; notes: readonly ScrubNote[] };
     result: VolumeCheckAnswer;
   };
   recover: {

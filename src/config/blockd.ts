@@ -12,6 +12,8 @@ const options: readonly (readonly [SettingName, string])[] = [
   ['blockd.export_idle', '--export-idle'],
   ['blockd.trash_window', '--trash-window'],
   ['blockd.trash_free_min', '--trash-free-min'],
+  ['blockd.scrub_rate', '--scrub-rate'],
+  ['blockd.scrub_period', '--scrub-period'],
   ['log.level', '--log-level'],
 ];
 

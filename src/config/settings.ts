@@ -145,6 +145,20 @@ export const settings = {
       min: 0,
       max: Number.MAX_SAFE_INTEGER,
     },
+    scrub_rate: {
+      kind: 'size',
+      text: 'bytes that the background scrub reads in a second; 0: none',
+      default: '8MiB',
+      min: 0,
+      max: 64 * GiB,
+    },
+    scrub_period: {
+      kind: 'duration',
+      text: 'each volume is scrubbed once in this time',
+      default: '7d',
+      min: 60_000,
+      max: 365 * day,
+    },
   },
   images: {
     catalogue: {

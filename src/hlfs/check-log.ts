@@ -17,11 +17,14 @@ import { type SegmentHeader, segmentFlags } from './segment-format.ts';
 import { isHeld } from './segment-table.ts';
 import { listSegments, openEnd, type Root } from './segments.ts';
 
-export interface LogCheck {
-  readonly context: HlfsContext;
-  readonly findings: Findings;
+export interface LogCheck extends TableCheck {
   readonly signal: AbortSignal;
   readonly onBytes: (bytes: number) => void | Promise<void>;
+}
+
+export interface TableCheck {
+  readonly context: HlfsContext;
+  readonly findings: Findings;
 }
 
 /** A position that holds segments, and whose it is. */
@@ -36,17 +39,26 @@ export async function checkLog(
   log: LogId,
   isCurrent: boolean,
 ): Promise<{ readonly segments: number; readonly root: Root | null }> {
-  const { context } = check;
-  const { root } = await newestRootNow(context, log);
-  const numbers = await listSegments(context.store, log);
-  const holders = await holdersOf(check, log);
-  if (root !== null) await checkTable(check, log, root, numbers, isCurrent, holders);
+  const { root, numbers } = await checkNeeded(check, log, isCurrent);
   await examineAll(check, log, numbers, isCurrent ? (root?.header.number ?? 0) : openEnd);
   if (isCurrent) await checkEnd(check, log, root, numbers);
   return { segments: numbers.length, root };
 }
 
-async function holdersOf(check: LogCheck, log: LogId): Promise<Holder[]> {
+/** What must be there, by the table of the newest root. */
+export async function checkNeeded(
+  check: TableCheck,
+  log: LogId,
+  isCurrent: boolean,
+): Promise<{ readonly root: Root | null; readonly numbers: readonly number[] }> {
+  const { root } = await newestRootNow(check.context, log);
+  const numbers = await listSegments(check.context.store, log);
+  const holders = await holdersOf(check, log);
+  if (root !== null) await checkTable(check, log, root, numbers, isCurrent, holders);
+  return { root, numbers };
+}
+
+async function holdersOf(check: TableCheck, log: LogId): Promise<Holder[]> {
   return [
     ...(await snapshotsOf(check, log)).map(({ name, rootSegment }) => ({
       position: rootSegment,
@@ -61,7 +73,7 @@ async function holdersOf(check: LogCheck, log: LogId): Promise<Holder[]> {
 
 /** The table of the root against the objects. Live counts against the map are compared by the caller. */
 async function checkTable(
-  check: LogCheck,
+  check: TableCheck,
   log: LogId,
   root: Root,
   numbers: readonly number[],
@@ -89,7 +101,7 @@ async function checkTable(
 }
 
 async function missing(
-  { context, findings }: LogCheck,
+  { context, findings }: TableCheck,
   key: string,
   holding: readonly Holder[],
 ): Promise<void> {

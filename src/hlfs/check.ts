@@ -37,6 +37,7 @@ import { requireHead } from './heads.ts';
 import type { RootPosition } from './roots.ts';
 import type { HeadDocument, SnapshotDocument } from './schema.ts';
 import { segmentKey } from './schema.ts';
+import type { ScrubNote } from './scrub.ts';
 import type { Root } from './segments.ts';
 import { findSnapshot } from './snapshots.ts';
 
@@ -68,6 +69,20 @@ export async function checkVolume(
   return await new Check(context, head, options).run();
 }
 
+/**
+ * The findings of a scrub: what it noted, as far as it is still there, and which content that concerns. @throws NOT_FOUND when the
+ * volume is gone
+ */
+export async function traceDamage(
+  context: HlfsContext,
+  id: VolumeId,
+  notes: readonly ScrubNote[],
+  options: CheckOptions,
+): Promise<CheckResult> {
+  const { value: head } = await requireHead(context, id);
+  return await new Check(context, head, options).trace(notes);
+}
+
 class Check {
   readonly #context: HlfsContext;
   readonly #head: HeadDocument;
@@ -86,7 +101,6 @@ class Check {
   }
 
   async run(): Promise<CheckResult> {
-    const { findings } = this.#part;
     await this.#documents();
     for (const log of this.#head.logs) await this.#log(log);
     const isShared = this.#snapshots.length > 0;
@@ -95,12 +109,40 @@ class Check {
     await this.#current(content, this.#head.log, 'current', null);
     for (const snapshot of this.#snapshots)
       await this.#snapshot(content, snapshot, `snapshot ${snapshot.name}`, null);
-    await this.#clones();
+    await this.#clones(
+      new Set(this.#findings.objects('CHECK_BAD_CHECKSUM', 'CHECK_UNREADABLE', 'CHECK_MISSING')),
+    );
     await applyRepairs(this.#part, this.#head, this.#repairs, this.#options.repair ?? false);
     // A volume that was deleted meanwhile has no findings.
     await requireHead(this.#context, this.#head.volume);
-    const { omitted } = findings;
-    return { findings: findings.list(), omitted, segments: this.#segments, bytes: this.#bytes };
+    return this.#result();
+  }
+
+  async trace(notes: readonly ScrubNote[]): Promise<CheckResult> {
+    const missed = new Set<string>();
+    for (const { code, object, detail } of notes) {
+      const isThere = (await this.#context.store.stat(object)) !== undefined;
+      // Deleted since; or put back.
+      if (isThere === (code === 'CHECK_MISSING')) continue;
+      if (code !== 'CHECK_MISSING') this.#findings.add(code, object, detail);
+      missed.add(object);
+    }
+    if (missed.size > 0) {
+      const content = new ContentReader(this.#context, this.#reading, true);
+      await this.#current(content, this.#head.log, 'current', missed);
+      for (const log of this.#head.logs)
+        for (const snapshot of await snapshotsOf(this.#part, log))
+          if (snapshot.state === 'live')
+            await this.#snapshot(content, snapshot, `snapshot ${snapshot.name}`, missed);
+      await this.#clones(missed);
+    }
+    return this.#result();
+  }
+
+  #result(): CheckResult {
+    const findings = this.#findings.list();
+    const { omitted } = this.#findings;
+    return { findings, omitted, segments: this.#segments, bytes: this.#bytes };
   }
 
   get #part(): { readonly context: HlfsContext; readonly findings: Findings } {
@@ -206,10 +248,7 @@ class Check {
   }
 
   /** Which volumes that start from a snapshot of this one read what is damaged. */
-  async #clones(): Promise<void> {
-    const damaged = new Set(
-      this.#findings.objects('CHECK_BAD_CHECKSUM', 'CHECK_UNREADABLE', 'CHECK_MISSING'),
-    );
+  async #clones(damaged: ReadonlySet<string>): Promise<void> {
     if (damaged.size === 0) return;
     const content = new ContentReader(this.#context, this.#reading, true);
     const seen = new Set<VolumeId>([this.#head.volume]);

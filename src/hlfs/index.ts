@@ -17,7 +17,7 @@ export {
   type VolumeTarget,
 } from './catalog.ts';
 export { readHead } from './catalog-documents.ts';
-export { type CheckOptions, type CheckResult, checkVolume } from './check.ts';
+export { type CheckOptions, type CheckResult, checkVolume, traceDamage } from './check.ts';
 export { checkTable, type Finding } from './check-findings.ts';
 export { type ContentExtent, listContent } from './content.ts';
 export * from './context.ts';
@@ -57,6 +57,7 @@ export {
 } from './roots.ts';
 export * from './schema.ts';
 export { createProcessScope, openProcessScope } from './scopes.ts';
+export { type ScrubNote, type ScrubPosition, type ScrubSlice, scrubSlice } from './scrub.ts';
 export { deleteSnapshot } from './snapshot-deletion.ts';
 export { commitSet, dropMember } from './snapshot-sets.ts';
 export {

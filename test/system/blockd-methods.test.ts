@@ -301,7 +301,24 @@ t.test('B-44 every control method has an effect', async (t) => {
       repair: 'none',
     },
   ]);
+  // The scrub finds it too, and remembers it when blockd is killed.
+  await call('scrub.start', { path: '/check' });
+  const scrubbed = async () => (await call('volume.get', { path: '/check' })).scrub;
+  const isNamed = async (): Promise<boolean> =>
+    (await scrubbed())?.findings.some(
+      ({ code, ranges }) => code === 'CHECK_BAD_CHECKSUM' && ranges.length === 2,
+    ) === true;
+  await until('the scrub to find it', isNamed);
+  t.match(await call('scrub.pause', { paused: true }), { state: 'paused' });
+  const killed = await node.answers();
+  process.kill(killed ?? 0, 'SIGKILL');
+  await until('another blockd', async () => ![undefined, killed].includes(await node.answers()));
+  t.ok(await isNamed(), 'also after a kill');
+  t.match(await call('scrub.status', {}), { state: 'paused', damaged: [{ path: '/check' }] });
   writeFileSync(segment, whole);
+  await call('scrub.pause', { paused: false });
+  await call('scrub.start', {});
+  await until('a scrub that finds nothing', async () => (await scrubbed())?.findings.length === 0);
   const [writer] = readdirSync(join(ofLog, 'w'));
   const fenced = join(ofLog, 'w', `${writer?.replace(/[0-9a-f]{32}/, 'ef'.repeat(16))}.fenced`);
   mkdirSync(fenced);
@@ -358,8 +375,12 @@ t.test('B-44 every control method has an effect', async (t) => {
   });
 
   const { launcherPid } = node;
+  const last = await node.answers();
   t.strictSame(await call('shutdown', { graceful: false }), {});
-  await until('the launcher to start another one', async () => (await node.answers()) !== pid);
+  await until(
+    'the launcher to start another one',
+    async () => ![undefined, last].includes(await node.answers()),
+  );
   t.equal(await get('/a', 2), 20);
   t.strictSame(await call('document.list', { kind: 'vms' }), {
     documents: [{ name: 'web1', version: 2, value: { cpus: 2 } }],

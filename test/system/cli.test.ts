@@ -94,6 +94,16 @@ t.test('volumes and snapshots', async (t) => {
     /put right what loses nothing/,
   );
   await dvce.ok('volume check /prod/db --repair');
+  await dvce.ok('scrub start /prod/db');
+  await until(
+    'the scrub of the volume',
+    async () => (await dvce.json<Volume>('volume show /prod/db')).scrub?.finishedAt,
+  );
+  t.match(await dvce.ok('scrub pause'), /rests/);
+  const scrub = await dvce.json('scrub show');
+  fits(t, 'Scrub', scrub);
+  t.match(scrub, { state: 'paused', damaged: [] });
+  await dvce.ok('scrub resume');
   await dvce.ok('volume recover /prod/db --accept-loss --yes');
   await dvce.ok('volume delete /test/other --yes');
   await dvce.ok('volume delete /test/other --yes --if-exists');

@@ -12,6 +12,9 @@ import {
   QuotaList,
   QuotaSet,
   ref,
+  Scrub,
+  ScrubPause,
+  ScrubStart,
   Snapshot,
   SnapshotUpdate,
   TrashEmptied,
@@ -79,6 +82,50 @@ export function trashRoutes(server: Server, { blockd }: Agent): void {
       },
     },
     async ({ body }) => blockd.call('trash.empty', body, long),
+  );
+}
+
+export function scrubRoutes(server: Server, { blockd }: Agent): void {
+  server.get(
+    '/v1/scrub',
+    {
+      schema: {
+        operationId: 'getScrub',
+        tags: ['host'],
+        summary: 'Show the background scrub and what it found',
+        response: answers({ 200: ref(Scrub) }),
+      },
+    },
+    async () => blockd.call('scrub.status', {}),
+  );
+
+  server.post(
+    '/v1/scrub/start',
+    {
+      schema: {
+        operationId: 'startScrub',
+        tags: ['host'],
+        summary: 'Scrub a volume next, or all of them',
+        body: ScrubStart,
+        response: answers({ 200: ref(Scrub) }),
+      },
+    },
+    async ({ body: { path } }) =>
+      blockd.call('scrub.start', path === undefined ? {} : { path: asVolumePath(path) }),
+  );
+
+  server.post(
+    '/v1/scrub/pause',
+    {
+      schema: {
+        operationId: 'pauseScrub',
+        tags: ['host'],
+        summary: 'Let the background scrub rest, or go on',
+        body: ScrubPause,
+        response: answers({ 200: ref(Scrub) }),
+      },
+    },
+    async ({ body }) => blockd.call('scrub.pause', body),
   );
 }
 

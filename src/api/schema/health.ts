@@ -30,6 +30,10 @@ export const causeTable = {
     severity: 'critical',
     advice: 'See the reason with: dvce volume show; check it with: dvce volume check',
   },
+  VOLUME_DAMAGED: {
+    severity: 'critical',
+    advice: 'See which bytes with: dvce volume check; docs/operations/integrity.md says what then.',
+  },
   VOLUME_UNOPENED: {
     severity: 'critical',
     advice: 'The guest waits for this disk. Opening is tried again; see: dvce volume check',

@@ -10,6 +10,7 @@ import * as event from './event.ts';
 import * as guest from './guest.ts';
 import * as health from './health.ts';
 import * as image from './image.ts';
+import * as integrity from './integrity.ts';
 import * as network from './network.ts';
 import * as rateLimits from './rate-limits.ts';
 import * as schedule from './schedule.ts';
@@ -27,6 +28,7 @@ export * from './event.ts';
 export * from './guest.ts';
 export * from './health.ts';
 export * from './image.ts';
+export * from './integrity.ts';
 export * from './network.ts';
 export * from './rate-limits.ts';
 export * from './schedule.ts';
@@ -46,6 +48,7 @@ export const namedSchemas: readonly TSchema[] = [
   ...Object.values(config),
   ...Object.values(usage),
   ...Object.values(access),
+  ...Object.values(integrity),
   ...Object.values(guest),
   ...Object.values(network),
   ...Object.values(vm),

@@ -12,6 +12,7 @@ import {
   timestamp,
   word,
 } from './common.ts';
+import { Finding, VolumeScrub } from './integrity.ts';
 import { RateLimits, RateLimitsChange } from './rate-limits.ts';
 import { CapacityWarning } from './storage.ts';
 
@@ -118,6 +119,7 @@ export const Volume = Type.Object(
         description: 'When asked for; null when a part of the volume cannot be read.',
       }),
     ),
+    scrub: Type.Optional(ref(VolumeScrub)),
     warnings: Type.Optional(
       Type.Array(ref(CapacityWarning), { description: 'After create, clone and resize.' }),
     ),
@@ -209,32 +211,9 @@ export const VolumeCheck = Type.Object(
   closed,
 );
 
-const findingRange = Type.Object({
-  of: Type.String({
-    description: '`current`, `snapshot NAME`, `clone PATH` or `clone PATH@NAME`.',
-  }),
-  offset: sizeBytes('First byte.'),
-  length: sizeBytes('Bytes.'),
-});
-
 export const VolumeCheckResult = Type.Object(
   {
-    findings: Type.Array(
-      Type.Object({
-        code: Type.String({ description: 'Stable code; docs/reference/findings.md lists them.' }),
-        severity: word(['error', 'warning'], 'An error means data cannot be read or is in danger.'),
-        object: Type.String({ description: 'Key of the object in the store.' }),
-        detail: Type.String(),
-        advice: Type.String({ description: 'What to do about it.' }),
-        ranges: Type.Array(findingRange, { description: 'The bytes that are concerned.' }),
-        omittedRanges: count('Ranges that are not listed.'),
-        concerns: Type.Array(Type.String(), { description: 'Contents that are concerned.' }),
-        repair: word(
-          ['none', 'possible', 'done'],
-          '`possible`: asking for the repair puts it right.',
-        ),
-      }),
-    ),
+    findings: Type.Array(ref(Finding)),
     omitted: count('Findings that are not listed.'),
     segments: count('Segments read.'),
     bytes: sizeBytes('Bytes verified.'),

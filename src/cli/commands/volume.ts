@@ -24,6 +24,7 @@ function facts(volume: Volume): readonly (readonly [string, string])[] {
     ['cloned from', origin === null ? '-' : `${origin.path}@${origin.snapshot}`],
     ...(image === null ? [] : [['image of', `${image.source} (${image.digest})`] as const]),
     ['snapshots', `${volume.snapshots}`],
+    ...(volume.scrub === undefined ? [] : [['scrubbed', scrubbed(volume.scrub)] as const]),
     ['epoch', volume.epoch],
     ...space(volume),
     ['open', yesNo(open !== null)],
@@ -43,6 +44,13 @@ function space({ space: taken }: Volume): readonly (readonly [string, string])[]
     ['pinned', size(taken.pinnedBytes)],
     ['garbage', size(taken.garbageBytes)],
   ];
+}
+
+function scrubbed({ finishedAt, running, findings }: NonNullable<Volume['scrub']>): string {
+  const codes = [...new Set(findings.map(({ code }) => code))].join(', ');
+  const result =
+    finishedAt === null ? 'not yet' : `${time(finishedAt)}: ${codes || 'nothing found'}`;
+  return running ? `${result}; being read now` : result;
 }
 
 function activity(open: NonNullable<Volume['open']>): readonly (readonly [string, string])[] {

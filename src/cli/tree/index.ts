@@ -8,6 +8,7 @@ import { journal, segment } from './dump.ts';
 import { image } from './image.ts';
 import { network } from './network.ts';
 import { schedule } from './schedule.ts';
+import { scrub } from './scrub.ts';
 import { snapshot } from './snapshot.ts';
 import { quota, trash } from './storage.ts';
 import { support } from './support.ts';
@@ -23,6 +24,7 @@ export const nouns: readonly NounSpec[] = [
   segment,
   journal,
   quota,
+  scrub,
   image,
   vm,
   network,
