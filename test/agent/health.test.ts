@@ -220,6 +220,10 @@ t.test('schedules, networks and capacity say what is wrong with them', async (t)
   const parts = {
     blockd: {
       call: async () => ({
+        damaged: [
+          { path: '/bad', findings: [{ code: 'CHECK_MISSING', severity: 'error' }] },
+          { path: '/odd', findings: [{ code: 'CHECK_BAD_COPY', severity: 'warning' }] },
+        ],
         warnings: [
           { code: 'OVERCOMMIT', object: '/store', detail: 'too much', advice: 'watch it' },
           { code: 'QUOTA_NEARLY_USED', object: '/prod', detail: '95 %', advice: 'raise it' },
@@ -246,6 +250,7 @@ t.test('schedules, networks and capacity say what is wrong with them', async (t)
   t.strictSame(causes.map(({ code, object, severity }) => `${severity} ${code} ${object}`).sort(), [
     'critical DOCUMENT_DAMAGED /v1/networks/lan',
     'critical DOCUMENT_DAMAGED /v1/schedules/torn',
+    'critical VOLUME_DAMAGED /v1/volumes/bad',
     'notice OVERCOMMITTED ',
     'notice OVERCOMMITTED /v1/quotas/%2Fprod',
     'warning SCHEDULE_FAILING /v1/schedules/bad',

@@ -34,6 +34,10 @@ t.test('every option is read, and formatted so that it is read again', async (t)
     '--foreground',
     '--export-idle',
     '5s',
+    '--scrub-rate',
+    '3MiB',
+    '--scrub-period',
+    '1d',
   );
   const command = parseBlockdArguments(argv);
   if (command.kind === 'help') throw new Error('no help was asked for');
@@ -48,6 +52,8 @@ t.test('every option is read, and formatted so that it is read again', async (t)
       journalBytes: 268_435_456,
       workers: 3,
       exportIdleMs: 5000,
+      scrubBytesPerSecond: 3 * 2 ** 20,
+      scrubPeriodMs: 86_400_000,
       logLevel: 'debug',
       foreground: true,
       trashWindowMs: limits.trashWindowMs,

@@ -11,7 +11,7 @@ export const scrub: NounSpec = {
       name: 'show',
       summary: 'show what the scrub does and what it found',
       details: 'Ends with exit code 2 when it found content that cannot be read.',
-      examples: ['dvce scrub show', 'dvce scrub show -o json', 'dvce volume show /prod/db'],
+      examples: ['dvce scrub show', 'dvce scrub show -o json', 'dvce scrub show -o yaml'],
       run: async () => (await load()).show,
     },
     {
