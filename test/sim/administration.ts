@@ -191,8 +191,10 @@ export class Administration {
     const outcome = await this.#run.await(
       shrinkAndGrow.call(this.#session.target, sectors * sectorBytes),
     );
-    if (outcome.kind === 'failed')
-      throw new Violation(`shrink and grow failed: ${show(outcome.error)}`);
+    if (outcome.kind === 'failed') {
+      this.#session.oracle.fail(zeros);
+      return this.#giveUp('shrink and grow', outcome.error);
+    }
     if (outcome.kind !== 'done') return;
     this.#session.oracle.acknowledge(zeros, true);
     this.#session.note('scenario 10: shrink and grow');
@@ -217,7 +219,14 @@ export class Administration {
     }
     if (outcome.kind === 'down') return;
     const opened = await this.#run.await(this.#session.target.open());
-    if (opened.kind === 'failed') throw new Violation(`it does not open: ${show(opened.error)}`);
+    if (opened.kind === 'failed') this.#giveUp('opening', opened.error);
+  }
+
+  /** The disk may refuse while it is told to; the next process goes on. */
+  #giveUp(what: string, error: unknown): void {
+    if (!this.#run.isDisturbed) throw new Violation(`${what} failed: ${show(error)}`);
+    this.#run.adminError(what, error);
+    this.#run.host.kill();
   }
 
   async publish(): Promise<void> {
