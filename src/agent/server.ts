@@ -32,6 +32,7 @@ import { scheduleRoutes } from './routes/schedules.ts';
 import {
   contentRoutes,
   exportRoutes,
+  pointRoutes,
   quotaRoutes,
   scrubRoutes,
   trashRoutes,
@@ -118,6 +119,7 @@ export async function buildServer(
   volumeRoutes(server, agent);
   snapshotRoutes(server, agent);
   trashRoutes(server, agent);
+  pointRoutes(server, agent);
   quotaRoutes(server, agent);
   scrubRoutes(server, agent);
   exportRoutes(server, agent);

@@ -21,6 +21,9 @@ import type {
   NetworkCreate,
   NicRequest,
   Operation,
+  PointOpen,
+  PointOpened,
+  PointPage,
   Quota,
   QuotaSet,
   Schedule,
@@ -151,6 +154,17 @@ export class ApiClient {
       }),
     check: (path: string, body: { repair?: boolean } = {}) =>
       this.#send<Operation>('POST', `${urls.volume(path)}/check`, body),
+    points: (
+      path: string,
+      query: {
+        since?: string | undefined;
+        until?: string | undefined;
+        before?: number | undefined;
+        limit?: number | undefined;
+      } = {},
+    ) => this.#get<PointPage>(`${urls.volume(path)}/points`, { ...long, query }),
+    at: (path: string, body: PointOpen) =>
+      this.#send<PointOpened>('POST', `${urls.volume(path)}/at`, body, long),
     recover: (path: string) =>
       this.#send<VolumeRecovery>(
         'POST',

@@ -77,6 +77,13 @@ export const errorTable = {
     'EINVAL',
     'notFound',
   ),
+  POINT_NOT_KEPT: row(
+    'volume {name} has no point in time {what}: {reason}',
+    'See which flushes are kept with: dvce volume points {name}',
+    404,
+    'EINVAL',
+    'notFound',
+  ),
   ALREADY_EXISTS: row(
     '{kind} {name} exists already',
     'Choose another name, or pass --if-not-exists.',

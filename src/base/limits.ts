@@ -110,6 +110,21 @@ export const limitTable = {
     'count',
     'a longer trim or zeroing is one range tombstone (J9), a shorter one an entry for each block',
   ),
+  batchMarks: limit(
+    16_384,
+    'count',
+    'flush marks in a batch of a volume that keeps points in time; 512 KiB of index',
+  ),
+  pointsListed: limit(100, 'count', 'points in time in one answer of volume.points by default'),
+  pointsListMax: limit(10_000, 'count', 'points in time in one answer of volume.points'),
+  volumeLogsMax: limit(1024, 'count', 'logs of one volume: each is looked at for every snapshot'),
+  retainMsMin: limit(60_000, 'ms', 'shortest window of points in time'),
+  retainMsMax: limit(366 * 86_400_000, 'ms', 'longest window of points in time: a year'),
+  pointBasesMax: limit(
+    256,
+    'count',
+    'steps in which the window of points in time moves: 24 h by six minutes',
+  ),
   overlayTombstones: limit(
     64,
     'count',

@@ -43,6 +43,7 @@ import { readMetrics } from './metrics-method.ts';
 import { observed } from './observed-documents.ts';
 import { OpenTable } from './open-table.ts';
 import type { BlockdOptions } from './options.ts';
+import { pointMethods } from './point-methods.ts';
 import { rotateLog } from './process-log.ts';
 import { type BlockdStatus, controlVersion } from './protocol.ts';
 import { quotaMethods } from './quota-methods.ts';
@@ -199,6 +200,7 @@ export async function startBlockd(options: BlockdOptions, world: BlockdWorld): P
     socketPath: directory.controlSocket,
     handlers: {
       ...volumeMethods(context),
+      ...pointMethods(context),
       ...trashMethods(context),
       ...quotaMethods(context),
       ...scrubMethods(context),

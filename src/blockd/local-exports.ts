@@ -18,6 +18,7 @@ import {
   type OpenVolume,
   openSnapshot,
   openVolume,
+  type PointSummary,
   pinSnapshot,
   type ReadDone,
   type ReaderPin,
@@ -159,7 +160,7 @@ export class LocalExports {
   activity(key: ExportKey): ExportActivity {
     const { volume, spec, server, throttle, meter } = this.#find(key);
     if (volume === undefined) throw new DvceError('VOLUME_CLOSED', { name: key });
-    const statistics = volume.statistics();
+    const { points: _points, ...statistics } = volume.statistics();
     return {
       ...statistics,
       ...throttle.figures(),
@@ -167,6 +168,10 @@ export class LocalExports {
       readOnlyReason: spec.readOnlyReason ?? statistics.readOnlyReason,
       connections: server.connections.size,
     };
+  }
+
+  points(key: ExportKey): PointSummary | null {
+    return this.#find(key).volume?.statistics().points ?? null;
   }
 
   figures(): Omit<WorkerFigures, 'loop'> {

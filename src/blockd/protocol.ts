@@ -21,6 +21,7 @@ import type { ReadSources, VolumeSpace } from '../hlfs/index.ts';
 import type { RequestFigures, RequestLatency } from '../nbd/index.ts';
 
 import type { ScrubStatus, VolumeCheckAnswer, VolumeScrub } from './protocol-integrity.ts';
+import type { PointMethods, PointsInfo } from './protocol-points.ts';
 import type {
   CapacityInfo,
   CapacityWarning,
@@ -31,6 +32,7 @@ import type {
 } from './protocol-storage.ts';
 
 export type * from './protocol-integrity.ts';
+export type * from './protocol-points.ts';
 export type * from './protocol-storage.ts';
 
 export const controlVersion = 1;
@@ -59,6 +61,10 @@ export interface VolumeInfo {
     readonly contentDigest?: string | null;
   } | null;
   readonly snapshots: number;
+  /** For how long every flush is kept as a point in time; an older blockd keeps none. */
+  readonly retainMs?: number | null;
+  /** In the answer of volume.get, when points are kept. */
+  readonly points?: PointsInfo | null;
   /** Present while open in this blockd. */
   readonly open: VolumeActivity | null;
   /** When asked for; null when it cannot be told, because a part of the volume cannot be read. */
@@ -182,7 +188,7 @@ export interface BlockdMetrics {
 type Labels = Readonly<Record<string, string>>;
 
 /** Every method: params and result. */
-export interface ControlMethods {
+export interface ControlMethods extends PointMethods<SnapshotInfo, VolumeInfo> {
   hello: { params: { version: number }; result: { version: number; release: string; pid: number } };
   status: { params: Record<string, never>; result: BlockdStatus };
   metrics: { params: Record<string, never>; result: BlockdMetrics };
@@ -196,6 +202,7 @@ export interface ControlMethods {
       journalBytes?: number;
       kind?: 'volume' | 'image';
       limits?: RateLimitsChange;
+      retainMs?: number;
     };
     result: VolumeInfo;
   };
@@ -207,8 +214,14 @@ export interface ControlMethods {
   'volume.get': { params: { path: string; space?: boolean }; result: VolumeInfo };
   'volume.rename': { params: { path: string; to: string }; result: VolumeInfo };
   'volume.update': {
-    /** Of `limits` only what is named changes. */
-    params: { path: string; labels?: Labels; protected?: boolean; limits?: RateLimitsChange };
+    /** Of `limits` only what is named changes. `retainMs` null: keep no points in time any more. */
+    params: {
+      path: string;
+      labels?: Labels;
+      protected?: boolean;
+      limits?: RateLimitsChange;
+      retainMs?: number | null;
+    };
     result: VolumeInfo;
   };
   'volume.resize': {

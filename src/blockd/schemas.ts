@@ -12,6 +12,7 @@ const pathCharactersMax = 1100;
 const path = Type.String({ minLength: 1, maxLength: pathCharactersMax });
 const name = Type.String({ minLength: 1, maxLength: 255 });
 const bytes = Type.Integer({ minimum: 0, maximum: Number.MAX_SAFE_INTEGER });
+const time = Type.Number();
 const count = Type.Integer({ minimum: 1, maximum: 1_000_000 });
 const labels = Type.Record(
   Type.String({ pattern: '^[A-Za-z0-9][A-Za-z0-9._/-]{0,62}$' }),
@@ -54,6 +55,7 @@ export const paramSchemas: Readonly<Record<ControlMethod, JsonSchema>> = {
     journalBytes: optional(bytes),
     kind: optional(kind),
     limits: optional(rateLimits),
+    retainMs: optional(bytes),
   }),
   'volume.list': closed({
     prefix: optional(Type.String({ maxLength: pathCharactersMax })),
@@ -66,6 +68,23 @@ export const paramSchemas: Readonly<Record<ControlMethod, JsonSchema>> = {
     labels: optional(labels),
     protected: optional(flag),
     limits: optional(rateLimits),
+    retainMs: optional(orNull(bytes)),
+  }),
+  'volume.points': closed({
+    path,
+    sinceMs: optional(time),
+    untilMs: optional(time),
+    before: optional(bytes),
+    limit: optional(count),
+  }),
+  'volume.at': closed({
+    path,
+    timeMs: optional(time),
+    beforeFlush: optional(bytes),
+    flush: optional(bytes),
+    snapshot: optional(name),
+    clone: optional(path),
+    labels: optional(labels),
   }),
   'volume.resize': closed({ path, sizeBytes: bytes, shrink: optional(flag) }),
   'volume.delete': closed({ path, now: optional(flag) }),

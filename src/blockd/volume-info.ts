@@ -1,6 +1,19 @@
 /** What the control protocol says about volumes and snapshots, made of the documents. */
-import type { SnapshotRecord, TrashedVolume, VolumeRecord } from '../hlfs/index.ts';
-import type { SnapshotInfo, TrashInfo, VolumeActivity, VolumeInfo } from './protocol.ts';
+import type {
+  PointMark,
+  PointSummary,
+  SnapshotRecord,
+  TrashedVolume,
+  VolumeRecord,
+} from '../hlfs/index.ts';
+import type {
+  PointInfo,
+  PointsInfo,
+  SnapshotInfo,
+  TrashInfo,
+  VolumeActivity,
+  VolumeInfo,
+} from './protocol.ts';
 
 const timeText = (ms: number): string => new Date(ms).toISOString();
 
@@ -35,9 +48,21 @@ export function describeVolume(
             contentDigest: image.contentDigest ?? null,
           },
     snapshots,
+    retainMs: head.retainMs ?? null,
     open,
   };
 }
+
+export const describePoint = ({ seq, wallMs }: PointMark): PointInfo => ({
+  flush: seq,
+  time: timeText(Math.min(wallMs, lastTimeMs)),
+});
+
+export const describePoints = ({ oldest, newest, heldBytes }: PointSummary): PointsInfo => ({
+  oldest: oldest === null ? null : describePoint(oldest),
+  newest: newest === null ? null : describePoint(newest),
+  heldBytes,
+});
 
 /** The catalog names no volume that is still being created, nor one in the trash. */
 const stateOf = (state: VolumeRecord['head']['state']): VolumeInfo['state'] =>

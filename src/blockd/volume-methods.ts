@@ -29,8 +29,8 @@ import {
 import { warningsFor } from './capacity.ts';
 import type { ControlHandlers } from './control-server.ts';
 import type { NodeContext } from './node-context.ts';
-import type { VolumeCheckAnswer, VolumeInfo } from './protocol.ts';
-import { describeVolume } from './volume-info.ts';
+import type { PointsInfo, VolumeCheckAnswer, VolumeInfo } from './protocol.ts';
+import { describePoints, describeVolume } from './volume-info.ts';
 import { spaceOf } from './volume-space.ts';
 
 /** The snapshot that holds the content of an image. */
@@ -46,7 +46,7 @@ export async function infoOf(node: NodeContext, record: VolumeRecord): Promise<V
 }
 
 /** After a volume was made or enlarged: what the operator should know. */
-async function withWarnings(node: NodeContext, info: VolumeInfo): Promise<VolumeInfo> {
+export async function withWarnings(node: NodeContext, info: VolumeInfo): Promise<VolumeInfo> {
   const warnings = await warningsFor(node, info.path);
   return warnings.length === 0 ? info : { ...info, warnings };
 }
@@ -99,15 +99,15 @@ export function volumeMethods(node: NodeContext): VolumeMethods {
 
     'volume.get': async ({ path, space }) => {
       const record = await getVolume(hlfs, path);
-      const info = await infoOf(node, record);
+      const points = await pointsOf(node, record);
+      const info = { ...(await infoOf(node, record)), points };
       return space === true ? { ...info, space: await spaceOf(node, record) } : info;
     },
 
     // An attachment keeps the export's name of its time, so a volume in use may be renamed.
     'volume.rename': async ({ path, to }) => infoOf(node, await rename(node, path, to)),
 
-    'volume.update': ({ path, ...change }) =>
-      change.limits === undefined ? update(node, path, change) : limitRates(node, path, change),
+    'volume.update': ({ path, ...change }) => update(node, path, change),
 
     'volume.resize': (params) => resize(node, params),
 
@@ -181,24 +181,34 @@ async function list(
   return { volumes: await Promise.all(volumes) };
 }
 
-async function update(node: NodeContext, path: string, change: VolumeChange): Promise<VolumeInfo> {
-  return infoOf(node, await updateVolume(node.hlfs, path, change));
-}
-
 /**
- * Kept in the head first, so that they hold after a crash in between; then the open volume is told. In the volume's turn: an open
+ * Kept in the head first, so that it holds after a crash in between; then the open volume is told. In the volume's turn: an open
  * that is under way may have read the head before.
  */
-function limitRates(node: NodeContext, path: string, change: VolumeChange): Promise<VolumeInfo> {
+async function update(node: NodeContext, path: string, change: VolumeChange): Promise<VolumeInfo> {
+  const { limits: rates, retainMs } = change;
+  if (rates === undefined && retainMs === undefined)
+    return infoOf(node, await updateVolume(node.hlfs, path, change));
   return inTurn(node, path, async ({ id }) => {
     const { head } = await updateVolume(node.hlfs, path, change);
     const hosted = node.volumes.find(id);
     if (hosted !== undefined) {
       const { key, thread } = hosted;
-      await thread.call('export.limits', { key, limits: head.limits ?? {} });
+      if (rates !== undefined)
+        await thread.call('export.limits', { key, limits: head.limits ?? {} });
+      if (retainMs !== undefined) await thread.call('export.retain', { key, retainMs });
     }
     return infoOf(node, await getVolume(node.hlfs, path));
   });
+}
+
+async function pointsOf(node: NodeContext, { id, head }: VolumeRecord): Promise<PointsInfo | null> {
+  if ((head.retainMs ?? null) === null) return null;
+  const hosted = node.volumes.find(id);
+  if (hosted === undefined)
+    return describePoints(await node.pool.leastLoaded().call('points.summary', { volume: id }));
+  const { points } = await hosted.thread.call('export.points', { key: hosted.key });
+  return points === null ? null : describePoints(points);
 }
 
 async function rename(node: NodeContext, path: string, to: string): Promise<VolumeRecord> {
@@ -336,7 +346,7 @@ async function cloneNow(
   }
 }
 
-async function exists(node: NodeContext, path: string): Promise<boolean> {
+export async function exists(node: NodeContext, path: string): Promise<boolean> {
   try {
     await getVolume(node.hlfs, asVolumePath(path));
     return true;

@@ -3,10 +3,15 @@ import { limits, loopFigures, sleep, type VolumeId } from '../base/index.ts';
 import type { HlfsContext } from '../hlfs/index.ts';
 import {
   checkVolume,
+  clonePoint,
   closedVolumeSpace,
   listPlaces,
+  openPoints,
   recoverJournal,
+  requireHead,
   scrubSlice,
+  snapshotPoint,
+  summarizePoints,
   traceDamage,
 } from '../hlfs/index.ts';
 import type { CallContext } from './calls.ts';
@@ -70,6 +75,29 @@ export function workerHandlers(context: HlfsContext, thread: string): WorkerHand
     'export.publish': async ({ key }) => {
       await exports.volume(key).publishAll();
       return {};
+    },
+    'export.publish-new': async ({ key }) => {
+      await exports.volume(key).publishNew();
+      return {};
+    },
+    'export.retain': async ({ key, retainMs }) => {
+      exports.volume(key).retain(retainMs);
+      return {};
+    },
+    'export.points': async ({ key }) => ({ points: exports.points(key) }),
+    'points.summary': async ({ volume }) =>
+      summarizePoints(context, (await requireHead(context, volume)).value.log),
+    'points.list': async ({ volume, filter }, { signal }) => {
+      const points = await openPoints(context, (await requireHead(context, volume)).value.log);
+      return (await points?.list(filter, signal)) ?? { points: [], more: false };
+    },
+    'points.snapshot': async ({ id, path, choice, options }) => {
+      const { snapshot, point } = await snapshotPoint(context, { id, path }, choice, options);
+      return { name: snapshot.name, point: { seq: point.seq, wallMs: point.wallMs } };
+    },
+    'points.clone': async ({ id, path, choice, to, options }) => {
+      const { point } = await clonePoint(context, { id, path }, choice, to, options);
+      return { point: { seq: point.seq, wallMs: point.wallMs } };
     },
     check: async ({ volume, repair }, { signal, progress }) => {
       const onProgress = (done: number, total: number | null): void =>

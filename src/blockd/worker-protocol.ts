@@ -14,6 +14,11 @@ import {
   type VolumeId,
 } from '../base/index.ts';
 import type {
+  CloneOptions,
+  PointChoice,
+  PointFilter,
+  PointMark,
+  PointSummary,
   ScrubNote,
   ScrubPosition,
   ScrubSlice,
@@ -68,6 +73,9 @@ export interface OpenedFacts {
 
 export type ExportActivity = Omit<VolumeActivity, 'attachId'>;
 
+/** A volume by its id, and by the path for messages. */
+export type PointParams = { readonly id: VolumeId; readonly path: string };
+
 export interface WorkerFigures {
   readonly loop: LoopFigures;
   readonly connections: number;
@@ -93,6 +101,28 @@ export interface WorkerMethods {
   'export.limits': { params: { key: ExportKey; limits: RateLimits }; result: Nothing };
   /** Everything acknowledged so far is in the newest root afterwards. */
   'export.publish': { params: { key: ExportKey }; result: Nothing };
+  /** As `export.publish`, and nothing when all of it is in the store. */
+  'export.publish-new': { params: { key: ExportKey }; result: Nothing };
+  /** The head says so already. */
+  'export.retain': { params: { key: ExportKey; retainMs: number | null }; result: Nothing };
+  'export.points': { params: { key: ExportKey }; result: { points: PointSummary | null } };
+  /** Of a volume that is not open. */
+  'points.summary': { params: { volume: VolumeId }; result: PointSummary };
+  'points.list': {
+    params: { volume: VolumeId; filter: PointFilter };
+    result: { points: (PointMark & { sizeBytes: number })[]; more: boolean };
+  };
+  'points.snapshot': {
+    params: PointParams & {
+      choice: PointChoice;
+      options: { name?: string; labels?: Readonly<Record<string, string>> };
+    };
+    result: { name: SnapshotName; point: PointMark };
+  };
+  'points.clone': {
+    params: PointParams & { choice: PointChoice; to: string; options: CloneOptions };
+    result: { point: PointMark };
+  };
   'export.snapshot': {
     params: {
       key: ExportKey;

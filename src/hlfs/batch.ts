@@ -18,8 +18,9 @@ import {
   letGoOfPayload,
   type Timers,
 } from '../base/index.ts';
+import type { Interval } from './history.ts';
 import { journalFileHeaderBytes } from './journal-format.ts';
-import { type Entry, type KeptPayload, Overlay } from './overlay.ts';
+import { type Entry, type KeptPayload, Overlay, type Tombstone } from './overlay.ts';
 import { blockBytes } from './pointer.ts';
 import { segmentDataOffset } from './segment-format.ts';
 import type { IndexRun } from './segment-index.ts';
@@ -73,26 +74,58 @@ export async function buildBatch(
   timers: Timers,
   readBelow: ReadBelow,
 ): Promise<Batch> {
-  const layout = new Layout(overlay);
   const breath = new Breath(timers);
+  if (overlay.history !== null)
+    return buildHistory(overlay, overlay.history.intervals(), breath, readBelow);
+  const layout = new Layout(overlay.tombstones);
   for (const block of overlay.blocks()) {
     const entry = overlay.find(block);
     if (entry === undefined) continue;
     if (entry.kind === 'hole' || entry.kind === 'zero') layout.addEmpty(block, entry.kind);
     else if (entry.kind === 'journal') layout.addJournaled(block, entry);
-    else {
-      const target = layout.place();
-      const { sum, isWhole } = await copyBlock(overlay, entry, block, target, readBelow);
-      // The old rest of the block is lost: a checksum that cannot fit keeps it an error until it is overwritten whole.
-      layout.add(block, sum, isWhole ? sum : (sum ^ 0xffff_ffff) >>> 0);
-    }
+    else await copyInto(layout, overlay, block, entry, readBelow);
     await breath.after(1);
   }
   layout.checkLast();
   await fetchWanted(overlay, layout.wanted, breath, readBelow);
-  const { pieces, sums, runs, slabs } = layout;
-  const data = pieces.map(({ buffer, start, end }) => buffer.subarray(start, end));
-  return { data, sums, runs, slabs };
+  return layout.batch();
+}
+
+/** DD-0013: every block as it was at each flush mark, in journal order, with the marks between. */
+async function buildHistory(
+  overlay: Overlay,
+  intervals: readonly Interval[],
+  breath: Breath,
+  readBelow: ReadBelow,
+): Promise<Batch> {
+  const layout = new Layout([]);
+  for (const { tombstones, versions, mark } of intervals) {
+    layout.begin(tombstones);
+    for (const { block, entry } of versions) {
+      if (entry.kind === 'hole' || entry.kind === 'zero') layout.addEmpty(block, entry.kind);
+      else await copyInto(layout, overlay, block, entry, readBelow);
+      await breath.after(1);
+    }
+    if (mark !== null)
+      layout.runs.push({
+        kind: 'flushMark',
+        ...mark,
+        wallMs: Math.max(0, Math.round(mark.wallMs)),
+      });
+  }
+  return layout.batch();
+}
+
+async function copyInto(
+  layout: Layout,
+  overlay: Overlay,
+  block: number,
+  entry: Entry & { kind: 'journal' | 'partial' },
+  readBelow: ReadBelow,
+): Promise<void> {
+  const { sum, isWhole } = await copyBlock(overlay, entry, block, layout.place(), readBelow);
+  // The old rest of the block is lost: a checksum that cannot fit keeps it an error until it is overwritten whole.
+  layout.add(block, sum, isWhole ? sum : (sum ^ 0xffff_ffff) >>> 0);
 }
 
 /** What goes where. */
@@ -105,8 +138,20 @@ class Layout {
   #slabUsed = slabBytes;
   #run: { readonly block: number; readonly checksums: number[] } | null = null;
 
-  constructor({ tombstones }: Overlay) {
+  constructor(tombstones: readonly Tombstone[]) {
     this.runs = tombstones.map(({ block, count, kind }) => ({ kind, block, count }));
+  }
+
+  batch(): Batch {
+    const { pieces, sums, runs, slabs } = this;
+    const data = pieces.map(({ buffer, start, end }) => buffer.subarray(start, end));
+    return { data, sums, runs, slabs };
+  }
+
+  /** What follows is applied after all before it. */
+  begin(tombstones: readonly Tombstone[]): void {
+    this.#run = null;
+    for (const { block, count, kind } of tombstones) this.runs.push({ kind, block, count });
   }
 
   addEmpty(block: number, kind: 'hole' | 'zero'): void {

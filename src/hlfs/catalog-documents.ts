@@ -100,6 +100,7 @@ const headSchema = Type.Object({
   limits: Type.Optional(
     Type.Object(Object.fromEntries(rateNames.map((one) => [one, Type.Optional(rate)]))),
   ),
+  retainMs: Type.Optional(nullable(Type.Number({ minimum: 1 }))),
   createdAtMs: timeMs,
   origin: nullable(Type.Object({ volume: uuid, path: Type.String(), snapshot: name })),
   image: nullable(

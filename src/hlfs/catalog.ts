@@ -38,6 +38,7 @@ import {
   refuseImage,
   refuseInUse,
   requireHead,
+  retentionOf,
   updateHead,
 } from './heads.ts';
 import { underIntent, writeIntent } from './intents.ts';
@@ -64,6 +65,8 @@ export interface VolumeOptions {
   readonly journalBytes?: number;
   readonly kind?: 'volume' | 'image';
   readonly limits?: RateLimitsChange;
+  /** Keep every flush of so many milliseconds as a point that can be had back (DD-0013). */
+  readonly retainMs?: number;
 }
 
 /** What names a volume in calls and messages; a `VolumeRecord` is one. */
@@ -152,7 +155,7 @@ function newHead(context: HlfsContext, options: VolumeOptions, made: NewLog): He
     throw new DvceError('INVALID_SIZE', { size: quotaBytes, reason: 'a journal needs space' });
   return {
     format: storeFormatVersion,
-    features: made.features,
+    ...retentionOf(made.features, options.retainMs ?? null),
     volume,
     // Set with every try to claim the name.
     parent: '' as HeadDocument['parent'],
@@ -294,21 +297,25 @@ export interface VolumeChange {
   readonly labels?: Readonly<Record<string, string>>;
   readonly protected?: boolean;
   readonly limits?: RateLimitsChange;
+  /** null: keep no points in time any more. */
+  readonly retainMs?: number | null;
 }
 
-/** Replace a volume's labels, turn its protection on or off, change single limits. */
+/** Replace a volume's labels, turn its protection on or off, change single limits or the window of points in time. */
 export async function updateVolume(
   context: HlfsContext,
   path: string,
   change: VolumeChange,
 ): Promise<VolumeRecord> {
-  const { labels, protected: isProtected, limits: rates = {} } = change;
+  const { labels, protected: isProtected, limits: rates = {}, retainMs } = change;
   if (labels !== undefined) checkLabels(labels);
   const record = await getVolume(context, path);
   const { version, value } = await updateHead(context, record.id, (head) => {
+    if (retainMs !== undefined) refuseImage(head, path);
     const { limits: before = {}, ...rest } = head;
     return {
       ...rest,
+      ...(retainMs === undefined ? {} : retentionOf(head.features, retainMs)),
       labels: labels ?? head.labels,
       protected: isProtected ?? head.protected,
       ...limitsOf(changedRates(before, rates)),

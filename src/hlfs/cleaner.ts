@@ -23,7 +23,6 @@ import { fanout } from './map-page.ts';
 import { blockBytes } from './pointer.ts';
 import { segmentDataOffset } from './segment-format.ts';
 import type { IndexRun } from './segment-index.ts';
-import { isHeld } from './segment-table.ts';
 import { readHeader, readIndex } from './segments.ts';
 
 /** A block where the map found it. */
@@ -252,7 +251,8 @@ async function readPlugs(options: GatherOptions, moved: readonly Moved[]): Promi
   for (const block of holesBetween(moved)) {
     const now = writer.map.find(block);
     if (now?.kind !== 'block' || now.segment < writer.state.firstNumber) continue;
-    if (isHeld(now.segment, 0, positions) || options.damaged.has(now.segment)) continue;
+    const isNeeded = writer.table.isNeeded(now.segment, positions);
+    if (isNeeded || options.damaged.has(now.segment)) continue;
     try {
       plugs.push(...(await readWindow(writer, [{ block, ...now }])));
     } catch (error) {

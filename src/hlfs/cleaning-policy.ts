@@ -1,6 +1,6 @@
 /** Which segments are worth cleaning, and when: pure functions of the segment table. */
 import { limits } from '../base/index.ts';
-import { isHeld, liveBytes, type SegmentTable } from './segment-table.ts';
+import { liveBytes, type SegmentTable } from './segment-table.ts';
 
 /**
  * How hard space is wanted.
@@ -27,7 +27,7 @@ export function cleaningCandidates(
   for (const [number, row] of table.rows) {
     if (row.death !== 0 || row.bytes === 0) continue;
     const share = liveBytes(row) / row.bytes;
-    if (share * 100 < livePercentMax && !isHeld(number, 0, positions))
+    if (share * 100 < livePercentMax && !table.isNeeded(number, positions))
       found.push({ number, share });
   }
   return found.sort((a, b) => a.share - b.share).map(({ number }) => number);

@@ -29,7 +29,7 @@ import { underIntent, writeIntent } from './intents.ts';
 import type { VolumeRecord } from './names.ts';
 import { cutsOf, readerName, releasePins, writePins } from './pins.ts';
 import type { HeadDocument, LogDocument, LogRange, SnapshotDocument } from './schema.ts';
-import { segmentKey, storeFormatVersion } from './schema.ts';
+import { pointsFeature, segmentKey, storeFormatVersion } from './schema.ts';
 import { findSnapshot } from './snapshots.ts';
 
 /** What a root says about where its content comes from. */
@@ -148,7 +148,11 @@ export async function cloneVolume(
     },
     {
       document,
-      features: head.features,
+      // A clone keeps points of its own or none.
+      features: {
+        ...head.features,
+        roCompat: head.features.roCompat.filter((feature) => feature !== pointsFeature),
+      },
       origin: { volume: source.id, path: source.path, snapshot: snapshot.name },
       recheck: () => requireLive(context, snapshot),
     },

@@ -14,7 +14,7 @@ import {
 import { headKey, readHead } from './catalog-documents.ts';
 import type { HlfsContext } from './context.ts';
 import type { Versioned } from './documents.ts';
-import type { HeadDocument } from './schema.ts';
+import { type FeatureSets, type HeadDocument, pointsFeature } from './schema.ts';
 
 /** Why a volume may not be changed underneath its user, e.g. `it is open`; undefined: nobody uses it. */
 export type InUse = (volume: VolumeId) => string | undefined;
@@ -143,6 +143,26 @@ export function checkLabels(labels: Readonly<Record<string, string>>): void {
         advice: 'Shorten it.',
       });
   }
+}
+
+/**
+ * The window of points in time as a head has it. A feature that was needed once stays: what it announces may still be in the
+ * journal and in segments.
+ */
+export function retentionOf(
+  features: FeatureSets,
+  retainMs: number | null,
+): Pick<HeadDocument, 'features' | 'retainMs'> {
+  if (retainMs === null) return { features, retainMs };
+  if (retainMs < limits.retainMsMin || retainMs > limits.retainMsMax)
+    throw new DvceError('INVALID_ARGUMENT', {
+      what: `a window of ${retainMs} ms for points in time`,
+      reason: 'it is shorter than a minute or longer than a year',
+      advice: 'Choose another one, for example 24h.',
+    });
+  const { roCompat } = features;
+  const all = roCompat.includes(pointsFeature) ? roCompat : [...roCompat, pointsFeature];
+  return { features: { ...features, roCompat: all }, retainMs };
 }
 
 export interface HeadPlace {

@@ -44,6 +44,8 @@ export {
 export { type InUse, isAt, isUsable, requireHead } from './heads.ts';
 export { rootDirectory, type VolumeRecord } from './names.ts';
 export { listPlaces, type Named } from './names-walk.ts';
+export { clonePoint, snapshotPoint } from './point-forks.ts';
+export { openPoints, type PointChoice, type PointFilter, summarizePoints } from './points.ts';
 export { ReadCache } from './read-cache.ts';
 export { type ReclaimLog, reap, reapVolume } from './reaper.ts';
 export {

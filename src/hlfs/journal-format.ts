@@ -84,9 +84,23 @@ export function decodeFileHeader(bytes: Buffer): JournalFileHeader | undefined {
 /** What the first record's checksum is seeded with. */
 export const chainStart = (salt: Uint8Array): number => crc32c(salt);
 
-export type RecordKind = 'write' | 'hole' | 'zero' | 'mark';
-const kindNumbers: Readonly<Record<RecordKind, number>> = { write: 1, hole: 2, zero: 3, mark: 4 };
-const kindNames: readonly (RecordKind | undefined)[] = [undefined, 'write', 'hole', 'zero', 'mark'];
+/** `flush` is there only in volumes that keep points in time (DD-0013): a flush that was asked for at this place. */
+export type RecordKind = 'write' | 'hole' | 'zero' | 'mark' | 'flush';
+const kindNumbers: Readonly<Record<RecordKind, number>> = {
+  write: 1,
+  hole: 2,
+  zero: 3,
+  mark: 4,
+  flush: 5,
+};
+const kindNames: readonly (RecordKind | undefined)[] = [
+  undefined,
+  'write',
+  'hole',
+  'zero',
+  'mark',
+  'flush',
+];
 
 export interface RecordFacts {
   readonly kind: RecordKind;
@@ -178,7 +192,7 @@ export function decodeRecordHeader(bytes: Buffer, chain: number): DecodedHeader 
     throw new DvceError('FORMAT_TOO_NEW', {
       what: 'a journal record',
       found: bytes[8] ?? 0,
-      known: 4,
+      known: kindNumbers.flush,
     });
   if (count !== (kind === 'write' ? blocksTouched(offset, length) : 0)) return undefined;
   const checksums: number[] = [];

@@ -112,6 +112,18 @@ function readAtOnce({ overlays, map, source }: Layers, block: number, target: Bu
   return source.readNow(segment, offset, [checksum], target) ? 1 : -1;
 }
 
+/** A block as the map has it. */
+export const readMapped = (
+  layers: Pick<Layers, 'map' | 'source'>,
+  block: number,
+  target: Buffer,
+): Promise<void> =>
+  new Promise((resolve, reject) => {
+    readLayers({ ...layers, overlays: () => [] }, block, 1, target, (error) =>
+      error ? reject(error) : resolve(),
+    );
+  });
+
 const tooOften = (): DvceError =>
   new DvceError('INTERNAL', { reason: 'map pages were evicted as fast as they were loaded' });
 

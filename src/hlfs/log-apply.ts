@@ -68,3 +68,7 @@ async function applyRun(map: BlockMap, segment: number, run: IndexRun): Promise<
       return;
   }
 }
+
+/** The same in ascending order, each once: a segment with points in time names blocks again and again. */
+export const ascendingBlocks = (runs: readonly IndexRun[]): Float64Array =>
+  Float64Array.from(new Set(touchedBlocks(runs))).sort();

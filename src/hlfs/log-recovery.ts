@@ -41,6 +41,7 @@ export async function recoverLog(log: LogId, options: WriterOptions): Promise<Re
     olderRoot: root?.facts.previousRoot ?? 0,
     rows: root?.table ?? new Map(),
     sinceRoot: 0,
+    points: root?.facts.points,
     ...(start === null ? emptyLog(firstNumber) : continueFrom(start)),
     // Epochs and incarnations of the log that this one was forked from mean nothing here.
     ...(root === null ? { coveredEpoch: 0, coveredIncarnation: 0 } : {}),

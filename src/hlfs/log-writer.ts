@@ -12,12 +12,13 @@
 import { assert, DvceError, type LogId, limits } from '../base/index.ts';
 import type { Batch } from './batch.ts';
 import type { HlfsContext } from './context.ts';
-import { applyRuns, touchedBlocks } from './log-apply.ts';
+import { applyRuns, ascendingBlocks, touchedBlocks } from './log-apply.ts';
 import { BlockMap } from './map.ts';
 import type { TopPointer } from './map-page.ts';
 import type { StoredPages } from './map-store.ts';
 import { blockBytes } from './pointer.ts';
-import { encodeRoot } from './root-format.ts';
+import { Retention } from './retention.ts';
+import { encodeRoot, type PointFacts } from './root-format.ts';
 import { type LogRange, segmentKey } from './schema.ts';
 import {
   encodeSegment,
@@ -48,6 +49,8 @@ export interface LogState {
   mappedBlocks: number;
   /** Segments applied since the newest root. */
   sinceRoot: number;
+  /** What the newest root says of points in time. */
+  readonly points?: PointFacts | undefined;
 }
 
 export interface WriterOptions {
@@ -56,8 +59,16 @@ export interface WriterOptions {
   readonly epoch: number;
   readonly incarnation: number;
   readonly mapCacheBytes?: number;
+  /** Keep every flush for so long as a point that can be had back (DD-0013); null: none. */
+  readonly retainMs: number | null;
   /** Journal records that the recovery found; a segment found at the own next number may cover no more (S3). */
   readonly recoveredSeq: number;
+}
+
+/** What the open volume says of itself in a root. */
+export interface LiveFacts {
+  readonly sizeBytes: number;
+  readonly flushMark: { readonly seq: number; readonly wallMs: number } | null;
 }
 
 /** What goes into a segment besides its data. */
@@ -83,7 +94,8 @@ export class LogWriter {
   /** Of segments that this writer put into the store. */
   publishedBytes = 0;
   /** What a root says that is written because a batch needs clean map pages. */
-  rootFacts: (() => Parameters<LogWriter['publishRoot']>[0]) | null = null;
+  rootFacts: (() => LiveFacts) | null = null;
+  retention: Retention | null = null; // while no points in time are kept
   readonly #options: WriterOptions;
   #unapplied: { readonly header: SegmentHeader; readonly runs: readonly IndexRun[] } | null = null;
 
@@ -91,6 +103,9 @@ export class LogWriter {
     this.state = state;
     this.#options = options;
     this.table = new SegmentTable(state.rows);
+    this.retain(options.retainMs, state.points);
+    // Durable: it is what the newest root says.
+    this.table.floor = state.points?.bases[0]?.root ?? null;
     const { context } = options;
     this.reader = new SegmentReader(context.store, ownRanges(state, openEnd));
     this.map = new BlockMap(
@@ -105,13 +120,24 @@ export class LogWriter {
     );
   }
 
+  /** Keep points of this window from now on, or none. What the newest root promises is kept until the next one is durable. */
+  retain(retainMs: number | null, facts?: PointFacts): void {
+    const { newestRoot: root, coveredSeq: seq } = this.state;
+    if (retainMs === null) this.retention = null;
+    else if (this.retention !== null) this.retention.retainMs = retainMs;
+    else
+      this.retention = new Retention(this.#options.context.clock, { retainMs, facts, root, seq });
+  }
+
   get rootIsDue(): boolean {
     return this.state.sinceRoot >= limits.rootEverySegments;
   }
 
   /** Publish a batch and apply it, after a root when it would make too many map pages dirty. @returns confirmed replicas (S5) */
   async publishBatch(batch: Batch, firstSeq: number, lastSeq: number): Promise<number> {
-    if (this.rootFacts !== null && !this.map.hasRoomFor(touchedBlocks(batch.runs)))
+    const blocks =
+      this.retention === null ? touchedBlocks(batch.runs) : ascendingBlocks(batch.runs);
+    if (this.rootFacts !== null && !this.map.hasRoomFor(blocks))
       await this.publishRoot(this.rootFacts());
     const content: SegmentContent = {
       data: batch.data,
@@ -143,13 +169,7 @@ export class LogWriter {
   }
 
   /** Write a root of the current map; dirty pages go with it. @returns its segment number and checksum */
-  async publishRoot(
-    facts: {
-      readonly sizeBytes: number;
-      readonly flushMark: { seq: number; wallMs: number } | null;
-    },
-    flags = 0,
-  ): Promise<{ number: number; checksum: number }> {
+  async publishRoot(facts: LiveFacts, flags = 0): Promise<{ number: number; checksum: number }> {
     for (let attempt = 0; attempt < limits.adoptionsMax; attempt += 1)
       try {
         return await this.#tryRoot(facts, flags);
@@ -159,13 +179,7 @@ export class LogWriter {
     throw this.#taken('too many segments of earlier incarnations');
   }
 
-  async #tryRoot(
-    facts: {
-      readonly sizeBytes: number;
-      readonly flushMark: { seq: number; wallMs: number } | null;
-    },
-    flags: number,
-  ): Promise<{ number: number; checksum: number }> {
+  async #tryRoot(facts: LiveFacts, flags: number): Promise<{ number: number; checksum: number }> {
     const { state } = this;
     const first = state.next;
     const stored = await this.map.store(
@@ -174,11 +188,13 @@ export class LogWriter {
       () => new Promise((resolve) => this.#options.context.timers.defer(resolve)),
     );
     const rootNumber = first + stored.segments.length - 1;
+    const bases = this.retention?.next(rootNumber, state.coveredSeq);
+    const points = bases === undefined ? undefined : this.retention?.factsOf(bases);
     for (const [i, pages] of stored.segments.entries()) {
       const isRoot = i === stored.segments.length - 1;
       // What the table says must be true with this root: the pages' old homes are released, the new ones retained.
       const root = isRoot
-        ? this.#rootRecord(stored.top, facts, rootNumber, stored.segments)
+        ? this.#rootRecord(stored.top, { ...facts, points }, rootNumber, stored.segments)
         : Buffer.alloc(0);
       const content = {
         data: pages.images,
@@ -195,6 +211,8 @@ export class LogWriter {
       state.sinceRoot += 1;
     }
     stored.commit();
+    if (bases !== undefined) this.retention?.commit(bases);
+    this.table.floor = points?.bases[0]?.root ?? null;
     this.#rootSettled(rootNumber);
     return { number: rootNumber, checksum: state.previous };
   }
@@ -215,10 +233,7 @@ export class LogWriter {
    */
   #rootRecord(
     top: TopPointer | null,
-    facts: {
-      readonly sizeBytes: number;
-      readonly flushMark: { seq: number; wallMs: number } | null;
-    },
+    facts: LiveFacts & { readonly points: PointFacts | undefined },
     number: number,
     segments: StoredPages['segments'],
   ): Buffer {
@@ -260,6 +275,7 @@ export class LogWriter {
                 wallMs: String(Math.round(facts.flushMark.wallMs)),
               },
         leaseGranters: [],
+        ...(facts.points === undefined ? {} : { points: facts.points }),
       },
       future.rows,
     );
@@ -270,6 +286,7 @@ export class LogWriter {
     this.table.add(header.number, header.totalBytes);
     await applyRuns(this.map, header.number, runs, this.#options.context.timers);
     this.table.settle(header.number);
+    this.retention?.applied(runs);
     const { state } = this;
     state.sinceRoot += 1;
     if (header.lastSeq > state.coveredSeq) {

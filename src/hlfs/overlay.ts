@@ -13,47 +13,22 @@
  *           partial: 4 KiB buffer + the byte ranges that are valid in it + what lies under it
  *   tombstone   a long range of holes or zeros (J9)
  */
-import { crc32c, DvceError, holdPayload, letGoOfPayload, limits } from '../base/index.ts';
+import { crc32c, DvceError, holdPayload, letGoOfPayload } from '../base/index.ts';
 import type { BuildBudget } from './build-budget.ts';
+import { History } from './history.ts';
 import type { Appended } from './journal.ts';
 import type { JournalReads } from './journal-reader.ts';
 import { fanout } from './map-page.ts';
+import {
+  type Entry,
+  type KeptPayload,
+  type PartialBlock,
+  type Tombstone,
+  tombstoneOf,
+} from './overlay-entry.ts';
 import { blockBytes } from './pointer.ts';
 
-export interface PartialBlock {
-  readonly bytes: Buffer;
-  /** Valid byte ranges, sorted, disjoint: [start, end, start, end, ...]. */
-  ranges: number[];
-  /** What the rest of the block is: the layer below, zeros, or a full block in the journal. */
-  readonly under:
-    | { readonly kind: 'below' }
-    | { readonly kind: 'zero' }
-    | { readonly kind: 'journal'; address: number; readonly checksum: number };
-}
-
-export interface Tombstone {
-  readonly block: number;
-  readonly count: number;
-  readonly kind: 'hole' | 'zero';
-}
-
-/** A payload that is still in memory, and the journal's address of its first byte. */
-export interface KeptPayload {
-  readonly bytes: Buffer;
-  readonly address: number;
-}
-
-/** What the overlay says of a block. */
-export type Entry =
-  | {
-      readonly kind: 'journal';
-      readonly address: number;
-      readonly checksum: number;
-      readonly kept: KeptPayload | null;
-    }
-  | { readonly kind: 'hole' }
-  | { readonly kind: 'zero' }
-  | { readonly kind: 'partial'; readonly partial: PartialBlock };
+export type { Entry, KeptPayload, PartialBlock, Tombstone } from './overlay-entry.ts';
 
 /** Values of `#addresses` below zero. */
 const holeMark = -1;
@@ -77,6 +52,8 @@ export class Overlay {
   readonly #regions = new Set<number>();
   #lastLeaf = -1;
   readonly #partials = new Map<number, PartialBlock>();
+  /** Of a volume that keeps points in time: what the segment is made of. */
+  readonly history: History | null;
   readonly #reads: JournalReads;
   readonly #budget: BuildBudget;
   /** As `#addresses`, for blocks whose payload is in memory. */
@@ -85,7 +62,13 @@ export class Overlay {
   /** Each payload that is kept, once. */
   #held: Buffer[] = [];
 
-  constructor(firstSeq: number, reads: JournalReads, budget: BuildBudget) {
+  constructor(
+    firstSeq: number,
+    reads: JournalReads,
+    budget: BuildBudget,
+    { keepsPoints = false } = {},
+  ) {
+    this.history = keepsPoints ? new History(this) : null;
     this.firstSeq = firstSeq;
     this.lastSeq = firstSeq - 1;
     this.#reads = reads;
@@ -93,7 +76,8 @@ export class Overlay {
   }
 
   get isEmpty(): boolean {
-    return this.#index.size === 0 && this.tombstones.length === 0;
+    const hasMarks = this.history !== null && this.history.marks > 0;
+    return this.#index.size === 0 && this.tombstones.length === 0 && !hasMarks;
   }
   /** Blocks named. */
   get entries(): number {
@@ -133,13 +117,18 @@ export class Overlay {
     if (kind === 'write' && payload !== null)
       this.#applyWrite(record, payload, mayKeep ? this.#keep(record, payload) : undefined);
     else if (kind === 'hole' || kind === 'zero') this.#applyZero(kind, offset, length);
-    if (record.seq > this.lastSeq) this.lastSeq = record.seq;
+    if (record.seq <= this.lastSeq) this.history?.move(record);
+    else {
+      this.lastSeq = record.seq;
+      this.history?.apply(record);
+    }
     if (this.firstWallMs === 0) this.firstWallMs = record.entry.wallMs;
   }
 
   #keep(record: Appended, bytes: Buffer): KeptPayload | undefined {
-    const isMoved = record.seq <= this.lastSeq;
-    if (isMoved || bytes.byteLength < blockBytes || !this.#budget.keep(bytes.byteLength))
+    // A volume that keeps points in time is built from what it keeps of each.
+    const isNotUsed = record.seq <= this.lastSeq || this.history !== null;
+    if (isNotUsed || bytes.byteLength < blockBytes || !this.#budget.keep(bytes.byteLength))
       return undefined;
     this.#keptBytes += bytes.byteLength;
     holdPayload(bytes);
@@ -186,8 +175,8 @@ export class Overlay {
     if (offset % blockBytes !== 0)
       this.#patchZeros(firstWhole - 1, offset % blockBytes, blockBytes);
     if (end % blockBytes !== 0) this.#patchZeros(lastWhole, 0, end % blockBytes);
-    const count = lastWhole - firstWhole;
-    if (count > limits.tombstoneBlocksMin) this.#bury(firstWhole, count, kind);
+    const tombstone = tombstoneOf(kind, { offset, length });
+    if (tombstone !== null) this.#bury(tombstone);
     else
       for (let block = firstWhole; block < lastWhole; block += 1)
         this.#set(block, kind === 'hole' ? holeMark : zeroMark, 0);
@@ -198,7 +187,7 @@ export class Overlay {
   }
 
   /** A tombstone: entries below it go away, so that an entry is always newer than a tombstone. */
-  #bury(block: number, count: number, kind: 'hole' | 'zero'): void {
+  #bury({ block, count, kind }: Tombstone): void {
     if (count < this.#index.size)
       for (let each = block; each < block + count; each += 1) this.#drop(each);
     else

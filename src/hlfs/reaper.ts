@@ -32,7 +32,7 @@ export type ReclaimLog = (
 ) => Promise<boolean>;
 
 /** Positions of a log whose content is still needed, ascending (G2, G3). */
-async function retainedPositions(context: HlfsContext, log: LogId): Promise<number[]> {
+export async function retainedPositions(context: HlfsContext, log: LogId): Promise<number[]> {
   const snapshots = await snapshotsIn(context, log);
   const pins = await listPins(context, log);
   const positions = [

@@ -305,7 +305,9 @@ export class Reclaimer {
     if (!isWanted()) return true;
     const { deadBytes } = writer.table.usage(await this.#readPositions());
     this.#calmBytes = 0;
-    const isRootWanted = this.#emptied.size > 0 || deadBytes >= limits.reclaimBytesMin;
+    // Points in time whose window is over are let go by a root (DD-0013).
+    const isDue = writer.retention?.isDue === true;
+    const isRootWanted = isDue || this.#emptied.size > 0 || deadBytes >= limits.reclaimBytesMin;
     if (!isRootWanted) {
       this.#gather('idle');
       return false;

@@ -11,7 +11,9 @@
  * - above the first threshold each turn waits a little, above the second writes wait for space; the rest of the journal is
  *   for marks and trims (J8);
  * - a write held too long by a full store fails with ENOSPC (S9);
- * - between `hold` and `release` nothing but a mark is journaled (G5).
+ * - between `hold` and `release` nothing but marks of cuts and flushes is journaled (G5);
+ * - on a volume that keeps points in time a flush is acknowledged only when its record, behind all that it covers, is synced
+ *   too (DD-0013).
  */
 import {
   type Clock,
@@ -69,6 +71,9 @@ export interface QueueOptions {
   /** Requests wait for space: what was journaled last has to go to the store too. */
   readonly onHeld: () => void;
   readonly onFlushed: (seq: number, wallMs: number) => void;
+  /** Each flush gets a record of its own in the journal. */
+  readonly keepsPoints: () => boolean;
+  readonly sizeBytes: () => number;
   readonly onFailed: (error: DvceError) => void;
 }
 
@@ -78,6 +83,8 @@ export class RequestQueue {
   #isScheduled = false;
   #isHeld = false;
   #failure: DvceError | null = null;
+  /** Sequence number of the newest record of a flush: what follows it needs another one. */
+  #pointSeq = 0;
 
   constructor(options: QueueOptions) {
     this.#options = options;
@@ -95,7 +102,9 @@ export class RequestQueue {
     const queued = { ...request, journaled: 0, heldSinceMs: 0 };
     // Everything acknowledged is journaled already, so a lone flush need not wait for the end of the turn.
     if (request.kind === 'flush' && this.#queue.length === 0 && !this.#options.isCarrying()) {
-      this.#sync([queued]);
+      if (this.#sync([queued])) return;
+      this.#queue.push(queued);
+      this.#watchHeld();
       return;
     }
     this.#queue.push(queued);
@@ -173,7 +182,7 @@ export class RequestQueue {
       return;
     }
     for (const request of ended) request.done(null);
-    if (syncs.length > 0) this.#sync(syncs);
+    if (syncs.length > 0 && !this.#sync(syncs)) this.#queue = [...syncs, ...this.#queue];
     if (this.#queue.length > 0 && !this.#isHeld) this.#watchHeld();
   }
 
@@ -234,14 +243,31 @@ export class RequestQueue {
     else ended.push(request);
   }
 
-  #sync(requests: readonly Queued[]): void {
+  /** @returns false when the journal has no room for the record of the flush: it waits like a write then */
+  #sync(requests: readonly Queued[]): boolean {
     const { journal, clock, onFlushed } = this.#options;
-    const seq = journal.lastSeq;
     const wallMs = clock.wallMs();
+    if (!this.#recordFlush(wallMs)) return false;
+    if (this.#failure) {
+      for (const request of requests) request.done(this.#failure);
+      return true;
+    }
+    const seq = journal.lastSeq;
     journal.sync((error) => {
       if (!error) onFlushed(seq, wallMs);
       for (const request of requests) request.done(error);
     });
+    return true;
+  }
+
+  #recordFlush(wallMs: number): boolean {
+    const { journal, keepsPoints, sizeBytes } = this.#options;
+    if (!keepsPoints() || journal.lastSeq === this.#pointSeq) return true;
+    if (journal.roomBytes < recordBytes('flush', 0, 0)) return false;
+    const offset = sizeBytes();
+    if (this.#append([{ kind: 'flush', offset, length: 0, payload: null, wallMs }]))
+      this.#pointSeq = journal.lastSeq;
+    return true;
   }
 
   /** S9: a write that a full store has held for long fails, so that the hypervisor can stop the guest; reads go on. */

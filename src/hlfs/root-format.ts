@@ -33,6 +33,35 @@ export interface RootFacts {
   readonly flushMark: { readonly seq: string; readonly wallMs: string } | null;
   /** Nodes that granted the writer's lease; empty without mirrors. */
   readonly leaseGranters: readonly string[];
+  /** Absent where no points in time are kept (retention.ts). */
+  readonly points?: PointFacts;
+}
+
+/** A restorable point: a flush, by its record in the journal. */
+export interface PointText {
+  readonly seq: string;
+  readonly wallMs: number;
+  readonly sizeBytes: string;
+  /** Age of the log when it was applied: milliseconds in which the log was open. */
+  readonly agedMs: number;
+}
+
+export interface PointFacts {
+  readonly retainMs: number;
+  /** Milliseconds in which this log was open, by a clock that nobody sets. */
+  readonly agedMs: number;
+  readonly last: PointText | null;
+  /** Roots from which points are rebuilt, oldest first; the first is the floor. */
+  readonly bases: readonly {
+    readonly root: number;
+    readonly seq: string;
+    /** Age of the log when it was written. */
+    readonly agedMs: number;
+    /** The oldest point that can be rebuilt from it. */
+    readonly first: PointText | null;
+    /** Earliest and latest time of the points behind it and not behind the next, or null when there is none. */
+    readonly times: readonly [number, number] | null;
+  }[];
 }
 
 export interface SegmentRow {

@@ -38,6 +38,12 @@ export interface FeatureSets {
   readonly incompat: readonly string[];
 }
 
+/**
+ * Read-only compatible, of a volume that keeps points in time or ever did: a release that does not know it would merge writes
+ * across flushes, delete segments that points need, and find records of flushes in the journal that it cannot read.
+ */
+export const pointsFeature = 'points';
+
 export interface Origin {
   readonly volume: VolumeId;
   readonly path: string;
@@ -109,6 +115,8 @@ export interface HeadDocument {
   readonly protected: boolean;
   /** Absent: none. A release that does not know it serves the volume without limits, and keeps it. */
   readonly limits?: RateLimits;
+  /** Every flush of so many milliseconds can be had back (DD-0013); absent: none is kept. */
+  readonly retainMs?: number | null;
   readonly createdAtMs: number;
   readonly origin: Origin | null;
   readonly image: ImageFacts | null;

@@ -8,7 +8,7 @@
  *   1 data          checksum
  *   2 hole, 3 zero  none (zero: reads as zeros and stays allocated)
  *   4 relocation    checksum, old segment, old offset: applied only where the map still says so (G1)
- *   5 flush mark    none; block = journal record flushed, count = wall time in ms
+ *   5 flush mark    none; block = journal record flushed, count = wall time in ms; at 24 u64: bytes of the volume then
  *   6 pages         level << 28 | index: map pages of this segment; nothing to apply, the cleaner reads it
  */
 import { DvceError } from '../base/index.ts';
@@ -30,7 +30,13 @@ export type IndexRun =
       readonly oldSegments: readonly number[];
       readonly oldOffsets: readonly number[];
     }
-  | { readonly kind: 'flushMark'; readonly seq: number; readonly wallMs: number }
+  | {
+      readonly kind: 'flushMark';
+      readonly seq: number;
+      readonly wallMs: number;
+      /** Of the volume at that time. */
+      readonly sizeBytes: number;
+    }
   | { readonly kind: 'pages'; readonly offset: number; readonly keys: readonly number[] };
 
 const kinds = ['data', 'hole', 'zero', 'relocation', 'flushMark', 'pages'] as const;
@@ -49,6 +55,7 @@ interface RawRun {
   readonly block: number;
   readonly count: number;
   readonly words: readonly number[];
+  readonly sizeBytes?: number;
 }
 
 function toRaw(run: IndexRun): RawRun {
@@ -67,13 +74,16 @@ function toRaw(run: IndexRun): RawRun {
       return { ...run, count: run.checksums.length, words };
     }
     case 'flushMark':
-      return { offset: 0, block: run.seq, count: run.wallMs, words: [] };
+      return { offset: 0, block: run.seq, count: run.wallMs, words: [], sizeBytes: run.sizeBytes };
     case 'pages':
       return { ...run, block: 0, count: run.keys.length, words: run.keys };
   }
 }
 
-function fromRaw(kind: IndexRun['kind'], { offset, block, count, words }: RawRun): IndexRun {
+function fromRaw(
+  kind: IndexRun['kind'],
+  { offset, block, count, words, sizeBytes = 0 }: RawRun,
+): IndexRun {
   switch (kind) {
     case 'data':
       return { kind, block, offset, checksums: words };
@@ -92,7 +102,7 @@ function fromRaw(kind: IndexRun['kind'], { offset, block, count, words }: RawRun
       };
     }
     case 'flushMark':
-      return { kind, seq: block, wallMs: count };
+      return { kind, seq: block, wallMs: count, sizeBytes };
     case 'pages':
       return { kind, offset, keys: words };
   }
@@ -109,6 +119,7 @@ export function encodeIndex(runs: readonly IndexRun[]): Buffer {
     out.writeUInt32LE(raw.offset, at + 4);
     writeU64(out, raw.block, at + 8);
     writeU64(out, raw.count, at + 16);
+    writeU64(out, raw.sizeBytes ?? 0, at + 24);
     at += runHeaderBytes;
     for (const word of raw.words) at = out.writeUInt32LE(word, at);
   });
@@ -130,7 +141,13 @@ export function decodeIndex(bytes: Buffer, name: string): IndexRun[] {
     const words = new Array<number>(wordCount);
     for (let i = 0; i < wordCount; i += 1)
       words[i] = bytes.readUInt32LE(at + runHeaderBytes + 4 * i);
-    const raw = { offset: bytes.readUInt32LE(at + 4), block: readU64(bytes, at + 8), count, words };
+    const raw = {
+      offset: bytes.readUInt32LE(at + 4),
+      block: readU64(bytes, at + 8),
+      count,
+      words,
+      sizeBytes: readU64(bytes, at + 24),
+    };
     runs.push(fromRaw(kind, raw));
     at += runHeaderBytes + 4 * wordCount;
   }

@@ -5,7 +5,8 @@
  * refers to one of its units, and dies at the number of the segment whose application released the last one. It may be
  * deleted when
  *   - two durable roots postdate its death (L3: a bad newest root must not cost data), and
- *   - no snapshot or fork of this log has its position between birth and death (G2).
+ *   - no snapshot or fork of this log has its position between birth and death (G2), and
+ *   - it died at or before the *floor*, when points in time are kept: what died later some point needs (DD-0013).
  * Only the log that wrote a segment deletes it: numbers of the base are not in the table.
  */
 import { blockBytes } from './pointer.ts';
@@ -24,6 +25,8 @@ export class SegmentTable {
   storedBytes = 0;
   /** Units that the map refers to, in all segments. */
   liveUnits = 0;
+  /** Root from which every later point can be rebuilt, as the newest durable root says; null: no points are kept. */
+  floor: number | null = null;
 
   constructor(rows: Map<number, SegmentRow>) {
     this.rows = rows;
@@ -77,7 +80,7 @@ export class SegmentTable {
   deletable(olderRoot: number, positions: readonly number[]): number[] {
     const out: number[] = [];
     for (const [number, row] of this.rows)
-      if (row.death !== 0 && row.death <= olderRoot && !isHeld(number, row.death, positions))
+      if (row.death !== 0 && row.death <= olderRoot && !this.isNeeded(number, positions))
         out.push(number);
     return out;
   }
@@ -86,12 +89,32 @@ export class SegmentTable {
   usage(positions: readonly number[]): Usage {
     const usage = { storedBytes: 0, liveBytes: 0, deadBytes: 0 };
     for (const [number, row] of this.rows) {
-      if (isHeld(number, row.death, positions)) continue;
+      if (this.isNeeded(number, positions)) continue;
       usage.storedBytes += row.bytes;
       usage.liveBytes += liveBytes(row);
       if (row.death !== 0) usage.deadBytes += row.bytes;
     }
     return usage;
+  }
+
+  /** Bytes that only the points in time need. */
+  pointBytes(positions: readonly number[]): number {
+    let sum = 0;
+    for (const [number, row] of this.rows)
+      if (this.isOfPoints(number, row.death) && !isHeld(number, row.death, positions))
+        sum += row.bytes - liveBytes(row);
+    return sum;
+  }
+
+  /** Does a snapshot, a fork or a point in time need what is dead in this segment? */
+  isNeeded(number: number, positions: readonly number[]): boolean {
+    const death = this.rows.get(number)?.death ?? 0;
+    return this.isOfPoints(number, death) || isHeld(number, death, positions);
+  }
+
+  /** What was alive at the floor, or came after it; of a segment below the floor what died before it is needed by none. */
+  isOfPoints(number: number, death: number): boolean {
+    return this.floor !== null && (death === 0 ? number : death) > this.floor;
   }
 
   remove(number: number): void {

@@ -4,7 +4,7 @@
  *   unique    what only this volume's content needs
  *   shared    what its content has in common with other volumes, wherever it lies; the part of it that lies in segments of
  *             other volumes is *borrowed*
- *   pinned    what its content needs no more, and snapshots, clones, readers or its own earlier logs still do
+ *   pinned    what its content needs no more, and snapshots, clones, readers, points in time or its own earlier logs still do
  *   garbage   what nothing needs; cleaning gives it back. What frames the content (headers, indexes) counts here too
  *
  *   stored = unique + (shared - borrowed) + pinned + garbage = the bytes of its segments in the store
@@ -49,7 +49,7 @@ export async function closedVolumeSpace(
   if (head === undefined) return null;
   if (head.state === 'deleting') return deletedSpace(context, head);
   // Recovery writes nothing; nothing is published by this writer.
-  const nobody = { context, scope: '', epoch: 0, incarnation: 0, recoveredSeq: 0 };
+  const nobody = { context, scope: '', epoch: 0, incarnation: 0, recoveredSeq: 0, retainMs: null };
   const { writer } = await recoverLog(head.log, nobody);
   return volumeSpace(context, head, writer);
 }
@@ -128,7 +128,8 @@ async function addCurrentLog(
     const death = row?.death ?? number;
     if (isHeld(number, death, foreign)) classes.lent += live;
     else classes.unique += live;
-    if (isHeld(number, death, all)) classes.pinned += bytes - live;
+    const isPinned = isHeld(number, death, all) || table.isOfPoints(number, death);
+    if (isPinned) classes.pinned += bytes - live;
     else classes.garbage += bytes - live;
   }
 }

@@ -57,6 +57,20 @@ export interface SnapshotOptions {
   readonly set?: SetReference;
 }
 
+/** A point in time: a flush, by its record in the journal. */
+export interface PointMark {
+  readonly seq: number;
+  readonly wallMs: number;
+}
+
+export interface PointSummary {
+  readonly oldest: PointMark | null;
+  /** In the journal only, perhaps. */
+  readonly newest: PointMark | null;
+  /** Bytes that are there for points alone. */
+  readonly heldBytes: number;
+}
+
 export interface VolumeStatistics {
   readonly readOnlyReason: string | null;
   readonly mappedBytes: number;
@@ -80,6 +94,8 @@ export interface VolumeStatistics {
   /** Bytes in the store that nothing needs any more and cleaning has not given back. */
   readonly gcDebtBytes: number;
   readonly segments: number;
+  /** Points in time, null when none are kept. */
+  readonly points: PointSummary | null;
   readonly reads: number;
   readonly writes: number;
   readonly flushes: number;
@@ -118,4 +134,8 @@ export interface OpenVolume extends BlockReader {
   space(): Promise<VolumeSpace>;
   /** Publish everything and write a root, without closing. */
   publishAll(): Promise<void>;
+  /** Publish what is not in the store yet; nothing when all of it is. */
+  publishNew(): Promise<void>;
+  /** Keep every flush of so many milliseconds as a point that can be had back, or none (DD-0013). The head says so already. */
+  retain(retainMs: number | null): void;
 }

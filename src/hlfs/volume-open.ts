@@ -29,7 +29,7 @@ import {
 import { fileBytesFor, readTail, type Tail, tailRecords } from './journal-tail.ts';
 import { type RecoveredLog, recoverLog } from './log-recovery.ts';
 import { recount } from './recount.ts';
-import type { HeadDocument } from './schema.ts';
+import { type HeadDocument, pointsFeature } from './schema.ts';
 import { segmentFlags } from './segment-format.ts';
 import { checkSnapshotName, createSnapshotDocument } from './snapshots.ts';
 import { Volume } from './volume.ts';
@@ -85,6 +85,7 @@ export async function openVolumeWithReport(
     incarnation,
     recoveredSeq: 0,
     mapCacheBytes,
+    retainMs: head.value.retainMs ?? null,
   };
   const recovered = await recoverLog(log, writerOptions);
   const { state } = recovered.writer;
@@ -123,7 +124,9 @@ export async function openVolumeWithReport(
 const emptyState = { incarnation: 0, log: '', lastSegment: 0, clean: false };
 
 function refuseUnknownFeatures({ features, volume }: HeadDocument): void {
-  const unknown = [...features.incompat, ...features.roCompat];
+  const unknown = [...features.incompat, ...features.roCompat].filter(
+    (feature) => !knownFeatures.has(feature),
+  );
   if (unknown.length > 0)
     throw new DvceError('FORMAT_TOO_NEW', {
       what: `volume ${volume}`,
@@ -131,6 +134,8 @@ function refuseUnknownFeatures({ features, volume }: HeadDocument): void {
       known: 1,
     });
 }
+
+const knownFeatures: ReadonlySet<string> = new Set([pointsFeature]);
 
 /** Step 2. @returns the head as it is while this process may write */
 async function holdScope(

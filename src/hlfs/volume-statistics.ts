@@ -6,7 +6,7 @@ import { type LogWriter, mappedBytes } from './log-writer.ts';
 import type { Overlay } from './overlay.ts';
 import { blockBytes } from './pointer.ts';
 import type { Publisher } from './publisher.ts';
-import type { VolumeStatistics } from './volume-api.ts';
+import type { PointMark, PointSummary, VolumeStatistics } from './volume-api.ts';
 
 /** Requests since the volume was opened. */
 export type RequestCounts = Pick<
@@ -20,9 +20,24 @@ export interface StatisticsParts {
   readonly publisher: Publisher;
   readonly overlays: readonly Overlay[];
   readonly failure: DvceError | null;
+  /** The newest acknowledged flush. */
+  readonly flushMark: PointMark | null;
   readonly flushLagMs: number;
   readonly counts: RequestCounts;
   readonly readBlocks: ReadSources;
+}
+
+function pointsOf({ writer, publisher, flushMark }: StatisticsParts): PointSummary | null {
+  const { retention, table } = writer;
+  if (retention === null) return null;
+  const { newest } = retention;
+  const last = (flushMark?.seq ?? 0) > (newest?.seq ?? 0) ? flushMark : newest;
+  const oldest = retention.oldest ?? last;
+  return {
+    oldest: oldest === null ? null : { seq: oldest.seq, wallMs: oldest.wallMs },
+    newest: last === null ? null : { seq: last.seq, wallMs: last.wallMs },
+    heldBytes: table.pointBytes(publisher.held ?? []),
+  };
 }
 
 export function statisticsOf(parts: StatisticsParts): VolumeStatistics {
@@ -47,6 +62,7 @@ export function statisticsOf(parts: StatisticsParts): VolumeStatistics {
     gcDebtBytes: debtBytes(writer, publisher),
     movedBytes: publisher.movedBytes,
     segments: writer.table.rows.size,
+    points: pointsOf(parts),
     ...counts,
     readBlocks: { ...parts.readBlocks },
   };

@@ -29,8 +29,9 @@ import { requireHead } from './heads.ts';
 import type { Appended, Journal } from './journal.ts';
 import { withTail } from './journal-reader.ts';
 import { LayerReader } from './layer-reader.ts';
-import { type Layers, readLayers } from './layers.ts';
+import { type Layers, readMapped } from './layers.ts';
 import type { LogWriter } from './log-writer.ts';
+import { PointExpiry } from './point-expiry.ts';
 import { blockBytes } from './pointer.ts';
 import { Publisher } from './publisher.ts';
 import { type Request, RequestQueue } from './request-queue.ts';
@@ -93,6 +94,7 @@ export class Volume implements OpenVolume {
   readonly #foreground: Foreground;
   readonly cuts: Cuts;
   #reclaimTimer: Timer | null = null;
+  readonly #expiry: PointExpiry;
   /** Records of earlier incarnations up to here are being published; 0 when all are. */
   #carriedUntil = 0;
   #flushMark: { seq: number; wallMs: number } | null;
@@ -118,6 +120,7 @@ export class Volume implements OpenVolume {
     this.#writer = writer;
     this.#foreground = new Foreground(context.clock, context.timers);
     this.#flushMark = parts.flushMark;
+    this.#expiry = new PointExpiry(context.timers, writer, () => this.#reclaim());
     this.#journal = parts.journal({
       onMoved: (records) => this.#writeLayers.move(records),
       onBroken: (error) => this.#fail(error),
@@ -130,7 +133,7 @@ export class Volume implements OpenVolume {
       foreground: this.#foreground,
       rootFacts: () => ({ sizeBytes: this.sizeBytes, flushMark: this.#flushMark }),
       positions: () => this.#positions(),
-      readBlock: (block, target) => this.#readMapped(block, target),
+      readBlock: (block, target) => readMapped(this.#layers, block, target),
       onLeft: () => this.#writeLayers.refresh(),
       onSpace: () => this.#afterBatch(),
       onFailed: (error) => this.#fail(error),
@@ -143,6 +146,7 @@ export class Volume implements OpenVolume {
       publisher: this.#publisher,
       reads: withTail(this.#journal.reads, parts.readTail),
       budget: context.builds ?? new BuildBudget(0),
+      keepsPoints: () => writer.retention !== null,
     });
     this.#layers = {
       overlays: () => this.#writeLayers.overlays,
@@ -164,6 +168,8 @@ export class Volume implements OpenVolume {
         if (this.#publisher.frozen.length === 0) this.#writeLayers.freeze();
       },
       onFlushed: (seq, wallMs) => this.#flushed(seq, wallMs),
+      keepsPoints: () => writer.retention !== null,
+      sizeBytes: () => this.sizeBytes,
       onFailed: (error) => this.#fail(error),
     });
     const { name, readOnlyReason } = parts;
@@ -269,18 +275,19 @@ export class Volume implements OpenVolume {
     this.#reclaimTimer?.cancel();
     this.#reclaimTimer = null;
     if (this.#closed !== null) return;
-    this.#reclaimTimer = this.#context.timers.after(limits.reclaimDelayMs, () => {
-      this.#reclaimTimer = null;
-      if (this.#closed === null && this.#failure === null) this.#publisher.reclaim();
-    });
+    this.#reclaimTimer = this.#context.timers.after(limits.reclaimDelayMs, () => this.#reclaim());
   }
 
-  /** A block as the map has it. */
-  async #readMapped(block: number, target: Buffer): Promise<void> {
-    const layers: Layers = { ...this.#layers, overlays: () => [] };
-    await new Promise<void>((resolve, reject) => {
-      readLayers(layers, block, 1, target, (error) => (error ? reject(error) : resolve()));
-    });
+  #reclaim(): void {
+    if (this.#closed !== null || this.#failure !== null) return;
+    this.#publisher.reclaim();
+    this.#expiry.watch();
+  }
+
+  retain(retainMs: number | null): void {
+    this.#writer.retain(retainMs);
+    this.#writeLayers.freeze(); // batches from now on are made so
+    this.#reclaim();
   }
 
   #fail(error: DvceError): void {
@@ -323,6 +330,10 @@ export class Volume implements OpenVolume {
     await this.cuts.cut();
   }
 
+  async publishNew(): Promise<void> {
+    if (this.#journal.lastSeq > this.#writer.state.coveredSeq) await this.publishAll();
+  }
+
   statistics(): VolumeStatistics {
     const since = this.#flushedUnpublishedMs;
     return statisticsOf({
@@ -331,6 +342,7 @@ export class Volume implements OpenVolume {
       publisher: this.#publisher,
       overlays: this.#writeLayers.overlays,
       failure: this.#failure,
+      flushMark: this.#flushMark,
       flushLagMs: since === 0 ? 0 : this.#context.clock.monotonicMs() - since,
       counts: this.#counts,
       readBlocks: this.#layers.source.counts,
@@ -354,6 +366,7 @@ export class Volume implements OpenVolume {
   async #close(): Promise<void> {
     this.#reclaimTimer?.cancel();
     this.#reader.close();
+    this.#expiry.stop();
     const clean = this.#failure === null && (await this.#inTime(this.#publishLast()));
     this.#writeLayers.stopTimer();
     await this.#inTime(this.#publisher.stop().then(() => true));

@@ -25,6 +25,8 @@ export interface WriteLayersOptions {
   readonly mapPagesMax: number;
   readonly reads: JournalReads;
   readonly budget: BuildBudget;
+  /** Batches that begin from now on keep each block as it was at every flush (DD-0013). */
+  readonly keepsPoints: () => boolean;
   readonly publisher: { readonly frozen: readonly FrozenBatch[]; push(batch: FrozenBatch): void };
 }
 
@@ -38,8 +40,13 @@ export class WriteLayers {
 
   constructor(options: WriteLayersOptions) {
     this.#options = options;
-    this.#active = new Overlay(options.firstSeq, options.reads, options.budget);
+    this.#active = this.#newOverlay(options.firstSeq);
     this.refresh();
+  }
+
+  #newOverlay(firstSeq: number): Overlay {
+    const { reads, budget, keepsPoints } = this.#options;
+    return new Overlay(firstSeq, reads, budget, { keepsPoints: keepsPoints() });
   }
 
   /** Newest first. */
@@ -75,16 +82,17 @@ export class WriteLayers {
   }
 
   #isFull(): boolean {
-    const { dataBlocks, partialBlocks, tombstones, entries, mapPages } = this.#active;
+    const { dataBlocks, partialBlocks, tombstones, entries, mapPages, history } = this.#active;
     const bytesMax = Math.min(
       limits.segmentDataBytes,
       Math.floor(this.#options.journal.quotaBytes / 4),
     );
     return (
-      dataBlocks * blockBytes >= bytesMax ||
-      partialBlocks >= limits.overlayPartialBlocks ||
+      Math.max(dataBlocks, history?.dataBlocks ?? 0) * blockBytes >= bytesMax ||
+      partialBlocks + (history?.partialBlocks ?? 0) >= limits.overlayPartialBlocks ||
+      (history?.marks ?? 0) >= limits.batchMarks ||
       tombstones.length >= limits.overlayTombstones ||
-      entries >= limits.overlayEntries ||
+      Math.max(entries, history?.entries ?? 0) >= limits.overlayEntries ||
       mapPages >= this.#options.mapPagesMax
     );
   }
@@ -113,8 +121,7 @@ export class WriteLayers {
   #cut(onRoot: OnRoot | null, flags: number): void {
     this.stopTimer();
     const overlay = this.#active;
-    const { reads, budget } = this.#options;
-    this.#active = new Overlay(overlay.lastSeq + 1, reads, budget);
+    this.#active = this.#newOverlay(overlay.lastSeq + 1);
     this.#options.publisher.push({ overlay, onRoot, flags });
     this.refresh();
   }

@@ -81,7 +81,7 @@ const runs: IndexRun[] = [
     oldSegments: [3, 4],
     oldOffsets: [4096, 8192],
   },
-  { kind: 'flushMark', seq: 2 ** 40 + 1, wallMs: 1_790_000_000_000 },
+  { kind: 'flushMark', seq: 2 ** 40 + 1, wallMs: 1_790_000_000_000, sizeBytes: 2 ** 44 },
   { kind: 'pages', offset: 4096, keys: [0, 3 * 2 ** 28] },
 ];
 

@@ -8,6 +8,10 @@ import {
   ExportList,
   mapQuery,
   nameText,
+  PointOpen,
+  PointOpened,
+  PointPage,
+  pointsQuery,
   Quota,
   QuotaList,
   QuotaSet,
@@ -309,5 +313,74 @@ export function contentRoutes(server: Server, { blockd }: Agent): void {
         name: asSnapshotName(params.name),
         ...body,
       }),
+  );
+}
+
+function timeMs(text: string): number {
+  const ms = /T.*(Z|[+-]\d\d:\d\d)$/i.test(text) ? Date.parse(text) : Number.NaN;
+  if (Number.isFinite(ms)) return ms;
+  throw new DvceError('INVALID_ARGUMENT', {
+    what: `the time ${JSON.stringify(text.slice(0, 80))}`,
+    reason: 'it is no date and time with an offset',
+    advice: 'For example 2026-01-31T10:15:00Z.',
+  });
+}
+
+export function pointRoutes(server: Server, { blockd }: Agent): void {
+  server.get(
+    '/v1/volumes/:path/points',
+    {
+      schema: {
+        operationId: 'listPoints',
+        tags: ['volumes'],
+        summary: 'List the flushes of a volume that can be had back',
+        params: pathParams,
+        querystring: pointsQuery,
+        response: answers({ 200: ref(PointPage) }),
+      },
+    },
+    async ({ params, query: { since, until, ...page } }) =>
+      blockd.call(
+        'volume.points',
+        {
+          path: asVolumePath(params.path),
+          ...(since === undefined ? {} : { sinceMs: timeMs(since) }),
+          ...(until === undefined ? {} : { untilMs: timeMs(until) }),
+          ...page,
+        },
+        long,
+      ),
+  );
+
+  server.post(
+    '/v1/volumes/:path/at',
+    {
+      schema: {
+        operationId: 'openPoint',
+        tags: ['volumes'],
+        summary: 'Open a volume as it was at a flush, read-only or as a clone',
+        params: pathParams,
+        body: PointOpen,
+        response: answers({ 201: ref(PointOpened) }),
+      },
+    },
+    async ({ params, body: { time, clone, ...rest } }, reply) => {
+      const path = asVolumePath(params.path);
+      const made = await blockd.call(
+        'volume.at',
+        {
+          path,
+          ...(time === undefined ? {} : { timeMs: timeMs(time) }),
+          ...(clone === undefined ? {} : { clone: asVolumePath(clone) }),
+          ...rest,
+        },
+        long,
+      );
+      const location =
+        made.snapshot === null
+          ? urls.volume(made.volume?.path ?? path)
+          : urls.snapshot(path, made.snapshot.name);
+      return reply.code(201).header('location', location).send(made);
+    },
   );
 }

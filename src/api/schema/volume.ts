@@ -86,6 +86,27 @@ export const VolumeSpace = Type.Object(
   { $id: 'VolumeSpace', description: 'What a volume takes in the store.' },
 );
 
+/** A flush that can be had back (DD-0013). */
+const point = {
+  flush: Type.Integer({ minimum: 0, description: 'Number of the flush; rises with every one.' }),
+  time: timestamp('When it was asked for, by the clock of the host.'),
+};
+
+export const PointRange = Type.Object(
+  {
+    oldest: nullable(Type.Object(point), { description: 'The oldest that can be had back.' }),
+    newest: nullable(Type.Object(point), { description: 'The newest that can be had back.' }),
+    heldBytes: count('Bytes in the store that are there for points in time alone.'),
+  },
+  { $id: 'PointRange', description: 'Points in time of a volume.' },
+);
+
+const retainMs = Type.Integer({
+  minimum: limits.retainMsMin,
+  maximum: limits.retainMsMax,
+  description: 'Keep every flush for so many milliseconds as a point in time.',
+});
+
 export const Volume = Type.Object(
   {
     id: Type.String({ description: 'UUID; stays when the volume is renamed.' }),
@@ -113,6 +134,16 @@ export const Volume = Type.Object(
       { description: 'Where an image came from; null while it is being filled, and for volumes.' },
     ),
     snapshots: count('Number of snapshots.'),
+    retainMs: Type.Optional(
+      nullable(Type.Number(), {
+        description: 'For so long every flush is kept as a point in time; null: none is.',
+      }),
+    ),
+    points: Type.Optional(
+      nullable(ref(PointRange), {
+        description: 'What is kept; in the answer about one volume.',
+      }),
+    ),
     open: nullable(ref(VolumeActivity), { description: 'Present while open.' }),
     space: Type.Optional(
       nullable(ref(VolumeSpace), {
@@ -145,6 +176,7 @@ export const VolumeCreate = Type.Object(
     protected: Type.Optional(Type.Boolean()),
     journalBytes: Type.Optional(sizeBytes('Journal quota.')),
     limits: Type.Optional(RateLimitsChange),
+    retainMs: Type.Optional(retainMs),
   },
   closed,
 );
@@ -156,6 +188,9 @@ export const VolumeUpdate = Type.Object(
     labels: Type.Optional(labels),
     protected: Type.Optional(Type.Boolean()),
     limits: Type.Optional(RateLimitsChange),
+    retainMs: Type.Optional(
+      nullable(retainMs, { description: 'null: keep no points in time any more.' }),
+    ),
   },
   { ...closed, minProperties: 1 },
 );
@@ -289,3 +324,52 @@ export const SnapshotDiff = Type.Object(
   { $id: 'SnapshotDiff' },
 );
 export type SnapshotDiff = Static<typeof SnapshotDiff>;
+
+export const PointPage = Type.Object(
+  {
+    points: Type.Array(Type.Object({ ...point, sizeBytes: sizeBytes('Of the volume then.') }), {
+      description: 'Newest first.',
+    }),
+    next: nullable(Type.Integer(), {
+      description: '`before` of the next page; null: there is none.',
+    }),
+  },
+  { $id: 'PointPage' },
+);
+export type PointPage = Static<typeof PointPage>;
+
+export const pointsQuery = Type.Object({
+  since: Type.Optional(timestamp('Only flushes at or after this time (RFC 3339).')),
+  until: Type.Optional(timestamp('Only flushes at or before this time (RFC 3339).')),
+  before: Type.Optional(
+    Type.Integer({ minimum: 0, description: 'Only flushes below this number.' }),
+  ),
+  limit: Type.Optional(
+    Type.Integer({ minimum: 1, maximum: limits.pointsListMax, description: 'At most so many.' }),
+  ),
+});
+
+export const PointOpen = Type.Object(
+  {
+    time: Type.Optional(timestamp('The newest flush at or before this time (RFC 3339).')),
+    beforeFlush: Type.Optional(
+      Type.Integer({ minimum: 0, description: 'The newest flush before the one of this number.' }),
+    ),
+    flush: Type.Optional(Type.Integer({ minimum: 0, description: 'The flush of this number.' })),
+    snapshot: Type.Optional(nameText('Name of the snapshot; else `at-flush-<number>`.')),
+    clone: Type.Optional(pathText('Make a new volume here and no snapshot.')),
+    labels: Type.Optional(labels),
+  },
+  closed,
+);
+export type PointOpen = Static<typeof PointOpen>;
+
+export const PointOpened = Type.Object(
+  {
+    ...point,
+    snapshot: nullable(ref(Snapshot), { description: 'The content at that flush, read-only.' }),
+    volume: nullable(ref(Volume), { description: 'The clone that was asked for.' }),
+  },
+  { $id: 'PointOpened', description: 'A point in time that can be used.' },
+);
+export type PointOpened = Static<typeof PointOpened>;

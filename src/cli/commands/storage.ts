@@ -112,7 +112,7 @@ export const map: Run = async ({ api, output }, given) => {
   if (found.next !== null) output.note(`More from ${found.next} on: --offset ${found.next}`);
 };
 
-const unixUri = ({ exportName, socketPath }: Export): string =>
+export const unixUri = ({ exportName, socketPath }: Export): string =>
   `nbd+unix:///${encodeURIComponent(exportName)}?socket=${encodeURIComponent(socketPath)}`;
 
 function tcpUri({ exportName, tcp }: Export): string | null {

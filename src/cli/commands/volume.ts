@@ -1,6 +1,6 @@
 /** `dvce volume ...` */
 import type { Volume } from '../../api/index.ts';
-import { formatDuration } from '../../base/units.ts';
+import { formatDuration, parseDuration } from '../../base/units.ts';
 import { confirm, dryRun, type Step, unlessExists, unlessMissing } from '../confirm.ts';
 import type { Context } from '../context.ts';
 import { labels, orDash, size, time, yesNo } from '../format.ts';
@@ -25,6 +25,7 @@ function facts(volume: Volume): readonly (readonly [string, string])[] {
     ...(image === null ? [] : [['image of', `${image.source} (${image.digest})`] as const]),
     ['snapshots', `${volume.snapshots}`],
     ...(volume.scrub === undefined ? [] : [['scrubbed', scrubbed(volume.scrub)] as const]),
+    ...pointFacts(volume),
     ['epoch', volume.epoch],
     ...space(volume),
     ['open', yesNo(open !== null)],
@@ -51,6 +52,28 @@ function scrubbed({ finishedAt, running, findings }: NonNullable<Volume['scrub']
   const result =
     finishedAt === null ? 'not yet' : `${time(finishedAt)}: ${codes || 'nothing found'}`;
   return running ? `${result}; being read now` : result;
+}
+
+function pointFacts({
+  retainMs = null,
+  points = null,
+}: Volume): readonly (readonly [string, string])[] {
+  if (retainMs === null) return [['points in time', 'none']];
+  const text = (one: { flush: number; time: string } | null | undefined): string =>
+    one == null ? '-' : `flush ${one.flush}, ${time(one.time)}`;
+  return [
+    ['points in time', `every flush of the last ${formatDuration(retainMs)}`],
+    ['oldest point', text(points?.oldest)],
+    ['newest point', text(points?.newest)],
+    ['held by points', points === null ? '-' : size(points.heldBytes)],
+  ];
+}
+
+/** `off` is null. */
+function retainOf(given: Parameters<Run>[1]): number | null | undefined {
+  const text = given.text('retain');
+  if (text === undefined) return undefined;
+  return text === 'off' ? null : parseDuration(text);
 }
 
 function activity(open: NonNullable<Volume['open']>): readonly (readonly [string, string])[] {
@@ -106,6 +129,7 @@ export const create: Run = async ({ api, output, ...context }, given) => {
   const journalBytes = given.number('journal');
   const given_labels = given.labels('label');
   const limits = limitsGiven(given);
+  const retainMs = retainOf(given);
   const volume = await unlessExists(
     { api, output, ...context },
     given,
@@ -115,6 +139,7 @@ export const create: Run = async ({ api, output, ...context }, given) => {
         sizeBytes,
         ...(block === undefined ? {} : { blockBytes: block === '4096' ? 4096 : 512 }),
         ...(journalBytes === undefined ? {} : { journalBytes }),
+        ...(retainMs == null ? {} : { retainMs }),
         ...(given_labels === undefined ? {} : { labels: given_labels }),
         ...(limits === undefined ? {} : { limits }),
         ...(given.flag('protect') ? { protected: true } : {}),
@@ -203,7 +228,9 @@ export const update: Run = async ({ api, output }, given) => {
   const clear = given.choice('labels') === false;
   const kept = given.choice('protect');
   const limits = limitsGiven(given);
-  if (added === undefined && !clear && kept === undefined && limits === undefined)
+  const retainMs = retainOf(given);
+  const changes = [added, kept, limits, retainMs];
+  if (!clear && changes.every((change) => change === undefined))
     throw usageError(
       'the command',
       'nothing to change was given',
@@ -214,13 +241,17 @@ export const update: Run = async ({ api, output }, given) => {
     ...(added !== undefined || clear ? { labels: { ...before, ...added } } : {}),
     ...(kept === undefined ? {} : { protected: kept }),
     ...(limits === undefined ? {} : { limits }),
+    ...(retainMs === undefined ? {} : { retainMs }),
   });
   output.changed(
     volume,
     volume.path,
-    `Volume ${volume.path}: labels ${labels(volume.labels)}, ${volume.protected ? 'protected' : 'not protected'}, limits ${limitsText(volume.limits)}.`,
+    `Volume ${volume.path}: labels ${labels(volume.labels)}, ${volume.protected ? 'protected' : 'not protected'}, limits ${limitsText(volume.limits)}, ${retention(volume)}.`,
   );
 };
+
+const retention = ({ retainMs = null }: Volume): string =>
+  retainMs === null ? 'no points in time' : `every flush of ${formatDuration(retainMs)} is kept`;
 
 export const clone: Run = async (context, given) => {
   const { api, output } = context;

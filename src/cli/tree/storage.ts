@@ -8,6 +8,12 @@ const what = {
   names: '/v1/trash',
 } as const;
 const folder = { name: '<path>', text: 'the folder, e.g. /prod; / is everything' } as const;
+const loadPoints = () => import('../commands/points.ts');
+const volumePath = {
+  name: '<path>',
+  text: 'path of the volume, e.g. /prod/db',
+  names: 'volume',
+} as const;
 const source = { name: '<path>', text: 'PATH or PATH@SNAPSHOT', names: 'source' } as const;
 
 export const trash: NounSpec = {
@@ -109,6 +115,47 @@ export const volumeStorage: readonly CommandSpec[] = [
       'dvce volume undelete "$(dvce trash list -o name | head -1)" --to /test/last',
     ],
     run: async () => (await load()).undelete,
+  },
+  {
+    name: 'points',
+    summary: 'list the flushes of a volume that can be had back, newest first',
+    details:
+      'A volume with --retain keeps every flush of that window. A time without an offset is of the local time zone.',
+    arguments: [volumePath],
+    options: [
+      { flags: '--since <time>', text: 'only at or after this time, e.g. 2026-01-31T10:15:00' },
+      { flags: '--until <time>', text: 'only at or before this time' },
+      { flags: '--before <number>', text: 'only flushes below this number' },
+      { flags: '--limit <count>', text: 'at most so many (100)', kind: 'count' },
+    ],
+    examples: [
+      'dvce volume points /prod/ledger',
+      'dvce volume points /prod/ledger --since 2026-01-31T10:00:00 --limit 20',
+      'dvce volume points /prod/ledger -o json',
+    ],
+    run: async () => (await loadPoints()).points,
+  },
+  {
+    name: 'at',
+    summary: 'open a volume as it was at a flush, read-only or as a clone',
+    details:
+      'The content becomes a snapshot, which is read, compared, cloned and rolled back to like every other; with --clone it becomes a new volume. --time means the newest flush at or before it; without an offset it is of the local time zone.',
+    arguments: [volumePath],
+    options: [
+      { flags: '--time <time>', text: 'as at this time, e.g. 2026-01-31T10:15:00' },
+      { flags: '--before-flush <number>', text: 'as at the newest flush before this one' },
+      { flags: '--flush <number>', text: 'as at this flush' },
+      { flags: '--snapshot <name>', text: 'name of the snapshot (at-flush-NUMBER)' },
+      { flags: '--clone <path>', text: 'make a new volume here instead' },
+      { flags: '--export', text: 'export the snapshot over NBD, read-only, until it is given up' },
+      option.label,
+    ],
+    examples: [
+      'dvce volume at /prod/ledger --time 2026-01-31T10:15:00',
+      'dvce volume at /prod/ledger --before-flush 4711 --export',
+      'dvce volume at /prod/ledger --time 2026-01-31T10:15:00+01:00 --clone /test/ledger',
+    ],
+    run: async () => (await loadPoints()).at,
   },
   {
     name: 'map',

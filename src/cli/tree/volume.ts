@@ -8,6 +8,10 @@ const path = {
   names: 'volume',
 } as const;
 const load = () => import('../commands/volume.ts');
+const retain = {
+  flags: '--retain <duration>',
+  text: 'keep every flush for so long as a point in time, e.g. 24h; off: none',
+} as const;
 
 export const volume: NounSpec = {
   name: 'volume',
@@ -32,12 +36,14 @@ export const volume: NounSpec = {
         },
         { flags: '--journal <size>', text: 'quota of its journal', kind: 'size' },
         ...option.rateLimits,
+        retain,
         option.label,
         option.protect,
         option.ifNotExists,
       ],
       examples: [
         'dvce volume create /prod/db --size 10GiB',
+        'dvce volume create /prod/ledger --size 10GiB --retain 24h',
         'dvce volume create /prod/web --size 4GiB --block 4096 --label team=shop',
         'dvce volume create /prod/db --size 10GiB --if-not-exists',
         'dvce volume create /prod/slow --size 1GiB --iops 500 --bandwidth 20MiB',
@@ -95,11 +101,12 @@ export const volume: NounSpec = {
     },
     {
       name: 'update',
-      summary: 'change labels, protection and limits of a volume',
+      summary: 'change labels, protection, limits and the window of points in time of a volume',
       details:
-        'Limits hold at once, also for a guest that is using the volume; what is not named stays as it is.',
+        'All of it holds at once, also for a guest that is using the volume; what is not named stays as it is.',
       arguments: [path],
       options: [
+        retain,
         option.label,
         { flags: '--no-labels', text: 'remove all labels first' },
         option.protect,
@@ -113,6 +120,8 @@ export const volume: NounSpec = {
         'dvce volume update /prod/db --no-labels',
         'dvce volume update /prod/db --iops 1000 --burst iops=5000/30s --write-bandwidth 100MiB',
         'dvce volume update /prod/db --no-limits',
+        'dvce volume update /prod/db --retain 24h',
+        'dvce volume update /prod/db --retain off',
       ],
       run: async () => (await load()).update,
     },
