@@ -139,7 +139,9 @@ export class Damage {
       const guest = this.#parts.guests[session.number];
       for (let i = 0; i < 3 && !this.#run.host.isDown; i += 1) {
         const first = blockSectors * random.below(32);
-        const write = { kind: 'write', first, count: 4 + random.below(60) } as const;
+        // Whole blocks: the damaged rest of a block of which a part is written is given up for good.
+        const count = blockSectors * (1 + random.below(8));
+        const write = { kind: 'write', first, count } as const;
         await guest?.change({ ...write, fua: i === 0, wait: true });
       }
       if (this.#run.host.isDown) return;
