@@ -61,6 +61,7 @@ const fields: Readonly<Record<string, Readonly<Record<string, Kind>>>> = {
   restoreVolume: { what: 'trashed', to: 'volume' },
   emptyTrash: { what: 'trashed' },
   createExport: { path: 'volume', snapshot: 'plain' },
+  startScrub: { path: 'volume' },
   openPoint: { time: 'plain', snapshot: 'plain', clone: 'volume' },
   // A pattern or a label may come to match any volume that there will be.
   createSchedule: { name: 'all', volumes: 'all', every: 'plain', timeZone: 'plain' },
