@@ -172,6 +172,22 @@ export class Reclaimer {
     return held;
   }
 
+  /**
+   * null when they cannot be read: a damaged document of a snapshot is a reason to keep everything, not to stop the volume (N7).
+   * A store that is away is for the caller, who tries again.
+   */
+  async #readablePositions(): Promise<readonly number[] | null> {
+    try {
+      return await this.#readPositions();
+    } catch (error) {
+      const failure = toDvceError(error);
+      if (mayPass(failure)) throw failure;
+      const facts = { code: failure.code, reason: failure.message };
+      this.#options.context.logger.error(facts, 'nothing is given back: what is held is not known');
+      return null;
+    }
+  }
+
   /** The segments of one pass: those that give most, of one generation. */
   #choose(need: Need, positions: readonly number[]): number[] {
     const { table } = this.#options.writer;
@@ -246,7 +262,8 @@ export class Reclaimer {
 
   /** Two roots let go of what is dead; cleaning needs space itself and comes when nothing is. @returns whether it did something */
   async #makeSpace(): Promise<boolean> {
-    const positions = await this.#readPositions();
+    const positions = await this.#readablePositions();
+    if (positions === null) return false;
     const { deadBytes } = this.#options.writer.table.usage(positions);
     // Each root leaves the one before it dead, which alone is no space.
     const isRootWanted = this.#emptied.size > 0 || deadBytes >= limits.reclaimBytesMin;
@@ -284,7 +301,9 @@ export class Reclaimer {
     this.#calmBytes = 0;
     if (!writer.table.hasDead) return;
     try {
-      await writer.deleteDead(await this.#readPositions(), signal);
+      const positions = await this.#readablePositions();
+      if (positions === null) return;
+      await writer.deleteDead(positions, signal);
       for (const number of this.#generations.keys())
         if (!writer.table.rows.has(number)) this.#generations.delete(number);
     } catch (error) {
@@ -303,7 +322,9 @@ export class Reclaimer {
     const { writer } = this.#options;
     await writer.finish();
     if (!isWanted()) return true;
-    const { deadBytes } = writer.table.usage(await this.#readPositions());
+    const positions = await this.#readablePositions();
+    if (positions === null) return false;
+    const { deadBytes } = writer.table.usage(positions);
     this.#calmBytes = 0;
     // Points in time whose window is over are let go by a root (DD-0013).
     const isDue = writer.retention?.isDue === true;

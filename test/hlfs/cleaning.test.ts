@@ -1,7 +1,8 @@
 /** Cleaning under load: space stays bounded while guests write, nothing they write is undone, a store that is nearly full. */
 import fc from 'fast-check';
 import t, { type Test } from 'tap';
-import type { Clock, Timers, VolumeId } from '../../src/base/index.ts';
+import { asSnapshotName, type Clock, type Timers, type VolumeId } from '../../src/base/index.ts';
+import { snapshotKey } from '../../src/hlfs/catalog-documents.ts';
 import { holesBetween } from '../../src/hlfs/cleaner.ts';
 import { cleaningCandidates, passOf } from '../../src/hlfs/cleaning-policy.ts';
 import { Foreground } from '../../src/hlfs/foreground.ts';
@@ -94,6 +95,27 @@ t.test('S9 in a store that is nearly full cleaning goes on before guests are hel
   t.ok(freeBytes > 0, `${freeBytes} of ${totalBytes} bytes are free`);
   await disk.close();
   t.same((await checkVolume(rig.context, id, quiet)).findings, []);
+});
+
+t.test('N7 a damaged document of a snapshot keeps all it may hold, and stops nobody', async (t) => {
+  const rig = await rigOn(t, openMemoryStore());
+  const sizeBytes = 8 * mebibyte;
+  const id = await rig.create('/v', { sizeBytes, journalBytes: 16 * mebibyte });
+  const disk = await rig.open(id);
+  const expected = Buffer.alloc(sizeBytes);
+  await overwrite(rig, disk, expected, sizeBytes);
+  await disk.volume.publishAll();
+  const before = await storedBytes(rig, id);
+  const { log } = (await requireHead(rig.context, id)).value;
+  const key = snapshotKey(log, asSnapshotName('held'));
+  await rig.store.putIfAbsent(rig.context.scope, `${key}/1`, [Buffer.from('{"format":1}')]);
+  for (let round = 0; round < 4; round += 1) {
+    await overwrite(rig, disk, expected, sizeBytes);
+    await disk.volume.publishAll();
+  }
+  t.equal(disk.volume.statistics().readOnlyReason, null, 'the volume takes writes');
+  t.ok((await storedBytes(rig, id)) >= 4 * before, 'nothing was given back');
+  t.ok((await disk.read(0, sizeBytes)).equals(expected), 'content');
 });
 
 t.test('G1 what guests write while a segment is read for moving stays', async (t) => {
