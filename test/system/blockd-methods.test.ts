@@ -49,6 +49,7 @@ t.test('B-44 every control method has an effect', async (t) => {
   const put = async (name: string, index: number, number: number): Promise<void> => {
     const nbd = await RawNbd.connect(front, name);
     await nbd.write(index * blockBytes, stamp(index, number));
+    await nbd.flush();
     await nbd.disconnect();
   };
   const get = async (name: string, index: number): Promise<number> => {
@@ -349,6 +350,18 @@ t.test('B-44 every control method has an effect', async (t) => {
     { volume: '/set2', name: 'both' },
     { volume: '/set1', name: 'both' },
   ]);
+
+  // points in time
+  await call('volume.create', { path: '/points', sizeBytes: 16 * MiB, retainMs: 3_600_000 });
+  await put('/points', 7, 70);
+  const { points: first } = await call('volume.points', { path: '/points' });
+  await put('/points', 7, 71);
+  const { points } = await call('volume.points', { path: '/points' });
+  t.ok(points.length > first.length && first.length > 0, 'flushes are points');
+  const flush = first[0]?.flush ?? -1;
+  t.match(await call('volume.at', { path: '/points', flush, clone: '/back' }), { flush });
+  t.equal(await get('/back', 7), 70);
+  t.equal(await get('/points', 7), 71);
 
   // documents of the wanted state
   const document = { kind: 'vms', name: 'web1' };
