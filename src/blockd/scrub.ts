@@ -65,6 +65,8 @@ export class Scrubber {
   #isPaused = false;
   #running: Promise<void> | undefined;
   #wake: (() => void) | undefined;
+  /** Somebody wanted something since the last sleep began: the next one ends at once. */
+  #isWoken = false;
   #stop = new AbortController();
   #savedMs = Number.NEGATIVE_INFINITY;
   #isChanged = false;
@@ -83,7 +85,7 @@ export class Scrubber {
   /** Resolves when nothing runs any more and it is written down where it was. */
   async stop(): Promise<void> {
     this.#stop.abort(new DvceError('CANCELLED', { what: 'the scrub' }));
-    this.#wake?.();
+    this.#wakeUp();
     await this.#running;
     await this.#save(true);
   }
@@ -92,13 +94,13 @@ export class Scrubber {
     this.#isPaused = isPaused;
     this.#isChanged = true;
     await this.#save(true);
-    this.#wake?.();
+    this.#wakeUp();
   }
 
   /** Scrub these next, from their beginning. */
   want(volumes: readonly VolumeId[]): void {
     for (const volume of volumes) this.#wanted.add(volume);
-    this.#wake?.();
+    this.#wakeUp();
   }
 
   resultOf(volume: VolumeId): VolumeScrub {
@@ -168,10 +170,16 @@ export class Scrubber {
     }
   }
 
+  #wakeUp(): void {
+    this.#isWoken = true;
+    this.#wake?.();
+  }
+
   /** Until somebody wants something, or it is time to look again. */
   async #sleep(): Promise<void> {
     this.#current = null;
     await new Promise<void>((resolve) => {
+      if (this.#isWoken) return resolve();
       const timer = this.#options.timers.after(limits.scrubLookMs, resolve);
       this.#wake = () => {
         timer.cancel();
@@ -179,6 +187,7 @@ export class Scrubber {
       };
     });
     this.#wake = undefined;
+    this.#isWoken = false;
   }
 
   async #next(): Promise<VolumeId | undefined> {

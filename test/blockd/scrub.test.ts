@@ -153,3 +153,11 @@ t.test(
     await off.stop();
   },
 );
+
+t.test('told to stop while it looks what is due, it does not fall asleep', async (t) => {
+  const world = new World(t);
+  const scrubber = world.open(1000 * day);
+  scrubber.start();
+  await scrubber.stop();
+  t.same(world.asked, []);
+});
