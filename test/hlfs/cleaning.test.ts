@@ -113,7 +113,9 @@ t.test('N7 a damaged document of a snapshot keeps all it may hold, and stops nob
   t.ok(before < 4 * sizeBytes, 'what died was given back');
   const { log } = (await requireHead(rig.context, id)).value;
   const key = snapshotKey(log, asSnapshotName('held'));
-  await rig.store.putIfAbsent(rig.context.scope, `${key}/000000000001`, [Buffer.from('{"format":1}')]);
+  await rig.store.putIfAbsent(rig.context.scope, `${key}/000000000001`, [
+    Buffer.from('{"format":1}'),
+  ]);
   let expected = await fill();
   for (let round = 0; round < 3; round += 1) expected = await fill();
   t.equal(disk.volume.statistics().readOnlyReason, null, 'the volume takes writes');
