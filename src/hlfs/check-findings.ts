@@ -103,11 +103,6 @@ export const checkTable = {
     says: 'a document is damaged or not there',
     advice: 'Bring it back from a copy of the store.',
   },
-  CHECK_LEAKED_NAME: {
-    severity: 'warning',
-    says: 'a name leads to no volume, or to one that has another name',
-    advice: 'It is dropped by itself when somebody uses the name.',
-  },
   CHECK_UNSETTLED: {
     severity: 'warning',
     says: 'the volume changed faster than this could be read; nothing is known to be wrong',
