@@ -430,7 +430,7 @@ t.test(
 );
 
 t.test('every code of the table was seen', async (t) => {
-  // A name without a volume is the store's business; roots that come too fast are not made here.
+  // Roots that come too fast are not made here.
   const elsewhere = ['CHECK_UNSETTLED'];
   const missing = Object.keys(checkTable).filter(
     (code) => !seen.has(code) && !elsewhere.includes(code),
