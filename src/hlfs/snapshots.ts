@@ -133,12 +133,24 @@ function startOf(lines: readonly Line[], log: LogId): SnapshotDocument | undefin
   return undefined;
 }
 
+/** Where the snapshots of a line stand: with many of them, looking each one up by going through all takes minutes. */
+const places = new WeakMap<Line, ReadonlyMap<string, number>>();
+
+function placeIn(line: Line, id: string): number {
+  let known = places.get(line);
+  if (known === undefined) {
+    known = new Map(line.snapshots.map((snapshot, index) => [snapshot.id, index]));
+    places.set(line, known);
+  }
+  return known.get(id) ?? -1;
+}
+
 export function parentOf(
   lines: readonly Line[],
   snapshot: SnapshotDocument,
 ): SnapshotDocument | undefined {
   const line = lines.find(({ log }) => log === snapshot.log);
-  const index = line?.snapshots.findIndex(({ id }) => id === snapshot.id) ?? -1;
+  const index = line === undefined ? -1 : placeIn(line, snapshot.id);
   return index > 0 ? line?.snapshots[index - 1] : startOf(lines, snapshot.log);
 }
 
