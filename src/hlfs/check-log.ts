@@ -12,6 +12,7 @@ import type { CheckCode, Findings } from './check-findings.ts';
 import { blocksIn, type ExaminedSegment, examineSegment } from './check-segments.ts';
 import type { HlfsContext } from './context.ts';
 import { newestRootNow } from './current-root.ts';
+import type { SegmentRow } from './root-format.ts';
 import { segmentKey } from './schema.ts';
 import { type SegmentHeader, segmentFlags } from './segment-format.ts';
 import { isHeld } from './segment-table.ts';
@@ -82,10 +83,10 @@ async function checkTable(
 ): Promise<void> {
   const { context, findings } = check;
   const present = new Set(numbers);
+  const missed: number[] = [];
   for (const [number, row] of root.table) {
-    const holding = holders.filter(({ position }) => isHeld(number, row.death, [position]));
-    const isNeeded = holding.length > 0 || (isCurrent && row.live > 0);
-    if (isNeeded && !present.has(number)) await missing(check, segmentKey(log, number), holding);
+    const { isNeeded } = needOf(number, row, holders, isCurrent);
+    if (isNeeded && !present.has(number)) missed.push(number);
     const isDead = row.live === 0;
     if (isDead !== (row.death !== 0) || row.death > root.header.number)
       findings.add(
@@ -94,21 +95,50 @@ async function checkTable(
         `${row.live} units are noted, and ${row.death} as the number at which it died`,
       );
   }
+  if (missed.length > 0) await lookAgain(check, log, missed, isCurrent);
   const first = await firstNumberOf(context, log);
   for (const number of numbers)
     if (number >= first && number < root.header.number && !root.table.has(number))
       findings.add('CHECK_UNREACHABLE', segmentKey(log, number), 'no table knows it');
 }
 
-async function missing(
-  { context, findings }: TableCheck,
-  key: string,
-  holding: readonly Holder[],
+function needOf(
+  number: number,
+  { live, death }: SegmentRow,
+  holders: readonly Holder[],
+  isCurrent: boolean,
+): { readonly isNeeded: boolean; readonly holding: readonly Holder[] } {
+  const holding = holders.filter(({ position }) => isHeld(number, death, [position]));
+  return { isNeeded: holding.length > 0 || (isCurrent && live > 0), holding };
+}
+
+/**
+ * The root may have been an old one when the segments were listed: what was live in it can have died and gone rightly since, and a
+ * snapshot made after that seems to hold it. A root and positions that are read after the segment was seen to be gone know.
+ */
+async function lookAgain(
+  check: TableCheck,
+  log: LogId,
+  missed: readonly number[],
+  isCurrent: boolean,
 ): Promise<void> {
-  if (!(await isGone(context, key))) return;
-  const detail = 'it is needed and is not there';
-  findings.add('CHECK_MISSING', key, detail);
-  for (const { of } of holding) findings.addConcern('CHECK_MISSING', key, detail, of);
+  const { context, findings } = check;
+  const gone: number[] = [];
+  for (const number of missed)
+    if (await isGone(context, segmentKey(log, number))) gone.push(number);
+  if (gone.length === 0) return;
+  const { root } = await newestRootNow(context, log);
+  const holders = await holdersOf(check, log);
+  for (const number of gone) {
+    const row = root?.table.get(number);
+    if (row === undefined) continue;
+    const { isNeeded, holding } = needOf(number, row, holders, isCurrent);
+    if (!isNeeded) continue;
+    const key = segmentKey(log, number);
+    const detail = 'it is needed and is not there';
+    findings.add('CHECK_MISSING', key, detail);
+    for (const { of } of holding) findings.addConcern('CHECK_MISSING', key, detail, of);
+  }
 }
 
 async function firstNumberOf(context: HlfsContext, log: LogId): Promise<number> {
