@@ -12,7 +12,7 @@
 import { DvceError, dataSync, limits, type OpenFile, writeFully } from '../base/index.ts';
 import type { HlfsContext } from './context.ts';
 import type { Appended } from './journal.ts';
-import { journalFileHeaderBytes } from './journal-format.ts';
+import { journalFileHeaderBytes, recordHeaderBytes } from './journal-format.ts';
 import { openSlots } from './journal-open.ts';
 import type { Slot } from './journal-slot.ts';
 import { carriedBase } from './journal-slot.ts';
@@ -74,10 +74,15 @@ export async function readTail(context: HlfsContext, options: TailOptions): Prom
  * numbers of the gap are given out again. Once segments cover those, the kept file would look like what follows them, because
  * the files of this incarnation may be lost with their header when the power fails again. So it is made unreadable for good (J2).
  */
-async function blankBeyond(files: readonly JournalFile[], { lastSeq }: Walk): Promise<void> {
+async function blankBeyond(files: readonly JournalFile[], walk: Walk): Promise<void> {
   for (const { file, header } of files) {
-    if (header.firstSeq <= lastSeq + 1) continue;
+    if (header.firstSeq <= walk.lastSeq + 1) continue;
     await writeFully(file, [Buffer.alloc(journalFileHeaderBytes)], 0);
+    await dataSync(file);
+  }
+  // The same within a file: what follows a damaged record is given up with it, also when segments cover its number one day.
+  for (const { file, at } of walk.gaveUp) {
+    await writeFully(file, [Buffer.alloc(recordHeaderBytes)], at);
     await dataSync(file);
   }
 }

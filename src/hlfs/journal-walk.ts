@@ -8,6 +8,10 @@
  *            (`flushedSeq`), or the record becomes whole when one single bit is turned back. The volume is not opened for
  *            writing, because acknowledged and flushed writes would vanish silently.
  *
+ * A record that the segments cover is not needed: where it is damaged but its header can be read, the walk goes on behind it. So
+ * that this never leads to records which an earlier walk gave up (their numbers are used again), the place where a walk ended
+ * at a damaged record is made unreadable before anything new is journaled (`gaveUp`, J2).
+ *
  * Several incarnations may be present. A later incarnation's first sequence number ends every earlier one: at its open the
  * earlier files had been synced and walked, so the walk of today ends where it ended then (J2, J4).
  */
@@ -54,6 +58,14 @@ export interface Walk {
   readonly flushedSeq: number;
   /** Why the tail cannot be trusted to hold every flushed write, or null. */
   readonly damage: string | null;
+  /** Records at which the walk of a file ended although their header can be read. */
+  readonly gaveUp: readonly GivenUp[];
+}
+
+export interface GivenUp {
+  readonly file: OpenFile;
+  /** Where its header lies. */
+  readonly at: number;
 }
 
 /** More than a record of the largest payload has; a larger number is not believed. */
@@ -209,10 +221,11 @@ interface FileWalk {
   readonly endSeq: number;
   readonly flushedSeq: number;
   readonly damage: string | null;
+  readonly gaveUp: GivenUp | null;
 }
 
-/** Walk one file. `firstSeq - 1` when it has no record. */
-function walkFile({ slot, file, header }: JournalFile): FileWalk {
+/** Walk one file. `firstSeq - 1` when it has no record. @param covered records up to here need not be whole */
+function walkFile({ slot, file, header }: JournalFile, covered: number): FileWalk {
   const records: TailRecord[] = [];
   let chain = chainStart(header.salt);
   let at = journalFileHeaderBytes;
@@ -228,8 +241,16 @@ function walkFile({ slot, file, header }: JournalFile): FileWalk {
       at = step.next;
       continue;
     }
+    if (step.kind === 'bad' && step.header?.seq === seq + 1 && step.header.seq <= covered) {
+      seq = step.header.seq;
+      flushedSeq = Math.max(flushedSeq, step.header.flushedSeq);
+      chain = step.header.checksum;
+      at = step.next;
+      continue;
+    }
     const damage = step.kind === 'bad' ? judgeBad(file, step, seq + 1) : null;
-    return { records, endSeq: seq, flushedSeq, damage };
+    const gaveUp = step.kind === 'bad' ? { file, at } : null;
+    return { records, endSeq: seq, flushedSeq, damage, gaveUp };
   }
 }
 
@@ -261,6 +282,7 @@ export function walkJournal(files: readonly JournalFile[], covered: number): Wal
     end: covered,
     flushedSeq: 0,
     damage: null as string | null,
+    gaveUp: [] as GivenUp[],
   };
   sorted.forEach((file, i) => {
     const later = sorted.find((other) => other.header.incarnation > file.header.incarnation);
@@ -269,20 +291,29 @@ export function walkJournal(files: readonly JournalFile[], covered: number): Wal
     // Everything in it is covered when the next file of the same incarnation starts at or before the first record needed.
     const sameIncarnation = next?.header.incarnation === file.header.incarnation;
     if (next !== undefined && sameIncarnation && next.header.firstSeq <= covered + 1) return;
-    takeFile(state, file, limit);
+    takeFile(state, file, limit, covered);
   });
   const damage =
     state.damage ??
     (state.flushedSeq > state.end ? `record ${state.end + 1} was flushed and is missing` : null);
-  return { tail: state.tail, lastSeq: state.end, flushedSeq: state.flushedSeq, damage };
+  const { tail, end: lastSeq, flushedSeq, gaveUp } = state;
+  return { tail, lastSeq, flushedSeq, damage, gaveUp };
 }
 
 function takeFile(
-  state: { tail: TailRecord[]; end: number; flushedSeq: number; damage: string | null },
+  state: {
+    tail: TailRecord[];
+    end: number;
+    flushedSeq: number;
+    damage: string | null;
+    gaveUp: GivenUp[];
+  },
   file: JournalFile,
   limit: number,
+  covered: number,
 ): void {
-  const walk = walkFile(file);
+  const walk = walkFile(file, covered);
+  if (walk.gaveUp !== null) state.gaveUp.push(walk.gaveUp);
   if (file.isRepaired && walk.endSeq > state.end)
     state.damage ??= 'the header of a file has one wrong bit';
   // A record at or above the limit was cut off by a later incarnation; what it says of flushes counts all the same below it.

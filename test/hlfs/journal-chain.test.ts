@@ -27,6 +27,9 @@ const identity = {
   incarnation: 1,
 };
 
+const fileBytes = 64 * 1024;
+const recordBytes = headerBytesFor(1) + 4096;
+
 /** Lay records `firstSeq..lastSeq` with this content into `bytes`, as one use of the file. */
 function use(
   bytes: Buffer,
@@ -96,59 +99,100 @@ t.test('J3 a record whose predecessor is another one is not taken', async (t) =>
   use(one, 1, 0xaa, [3, 6], 1);
   use(two, 1, 0xaa, [3, 6], 2);
   // Same salt, same numbers, another content before: only the chain tells them apart.
-  const recordBytes = headerBytesFor(1) + 4096;
   two.copy(one, journalFileHeaderBytes + 2 * recordBytes, journalFileHeaderBytes + 2 * recordBytes);
   t.same(walk(one), [3, 4]);
 });
 
+/** Files of a journal on a simulated disk, opened one time after the other. @param tailAfter answers the tail behind what is covered */
+async function opened(
+  contents: readonly Buffer[],
+  story: (tailAfter: (coveredSeq: number) => Promise<number[]>) => Promise<void>,
+): Promise<void> {
+  const { files, scheduler, random } = new SimHost(1);
+  const directory = `/journals/${identity.volume}`;
+  const tailAfter = async (coveredSeq: number): Promise<number[]> => {
+    const { walk, slots } = await readTail(
+      // All that it looks at.
+      { files, random, journalDirectory: '/journals' } as unknown as HlfsContext,
+      {
+        head: {
+          ...identity,
+          epoch: '1',
+          trimFrom: null,
+          journal: { quotaBytes: String(4 * fileBytes) },
+        } as unknown as HeadDocument,
+        coveredSeq,
+        coveredEpoch: 1,
+        flushedSeq: 0,
+        isClean: false,
+        fileBytes,
+        acceptLoss: false,
+      },
+    );
+    for (const { file } of slots) file.closeSync();
+    return walk.tail.map((record) => record.header.seq);
+  };
+  const run = async (): Promise<void> => {
+    await files.makeDirectory(directory);
+    for (const [i, content] of contents.entries()) {
+      const file = files.openSync(`${directory}/slot-0${i}`, 'create');
+      await writeFully(file, [content], 0);
+      await dataSync(file);
+      file.closeSync();
+    }
+    await story(tailAfter);
+  };
+  await scheduler.complete(run());
+}
+
+const emptyFile = (): Buffer => Buffer.alloc(fileBytes);
+
 t.test(
   'J2 what lay beyond a gap is not taken later, when the numbers of the gap were given out again',
   async (t) => {
-    const fileBytes = 64 * 1024;
-    const host = new SimHost(1);
-    const { files, scheduler, random } = host;
-    const directory = `/journals/${identity.volume}`;
     // Records 1 to 3 in one file, of which the power failure left the first; 4 and 5 in the next one were kept.
-    const first = Buffer.alloc(fileBytes);
+    const first = emptyFile();
     use(first, 1, 0xaa, [1, 1], 1);
-    const next = Buffer.alloc(fileBytes);
+    const next = emptyFile();
     use(next, 2, 0xbb, [4, 5], 2);
-    const contents = [first, next, Buffer.alloc(fileBytes), Buffer.alloc(fileBytes)];
-    const tailAfter = async (coveredSeq: number): Promise<number[]> => {
-      const { walk, slots } = await readTail(
-        // All that it looks at.
-        { files, random, journalDirectory: '/journals' } as unknown as HlfsContext,
-        {
-          head: {
-            ...identity,
-            epoch: '1',
-            trimFrom: null,
-            journal: { quotaBytes: String(4 * fileBytes) },
-          } as unknown as HeadDocument,
-          coveredSeq,
-          coveredEpoch: 1,
-          flushedSeq: 0,
-          isClean: false,
-          fileBytes,
-          acceptLoss: false,
-        },
-      );
-      for (const { file } of slots) file.closeSync();
-      return walk.tail.map((record) => record.header.seq);
-    };
-    const run = async (): Promise<void> => {
-      await files.makeDirectory(directory);
-      for (const [i, content] of contents.entries()) {
-        const file = files.openSync(`${directory}/slot-0${i}`, 'create');
-        await writeFully(file, [content], 0);
-        await dataSync(file);
-        file.closeSync();
-      }
+    await opened([first, next, emptyFile(), emptyFile()], async (tailAfter) => {
       t.same(await tailAfter(0), [1]);
       // The next incarnation journals 2 and 3 and publishes them; its journal is lost with the power before any sync.
       t.same(await tailAfter(3), [], 'records 4 and 5 are of before and do not follow');
-    };
-    await scheduler.complete(run());
+    });
+  },
+);
+
+t.test(
+  'B-25 damage in a record that segments cover does not hide the records behind it',
+  async (t) => {
+    const bytes = emptyFile();
+    use(bytes, 1, 0xaa, [1, 5], 1);
+    const payloadAt = journalFileHeaderBytes + headerBytesFor(1);
+    bytes[payloadAt + 100] = 3; // one bit of record 1
+    bytes.fill(7, payloadAt + recordBytes, payloadAt + recordBytes + 512); // many of record 2
+    const changed = journalFileHeaderBytes + 2 * recordBytes + 20;
+    bytes[changed] = (bytes[changed] ?? 0) ^ 0x10; // one of the header of record 3
+    await opened([bytes, emptyFile(), emptyFile(), emptyFile()], async (tailAfter) => {
+      t.same(await tailAfter(3), [4, 5]);
+      await t.rejects(tailAfter(0), { code: 'JOURNAL_DAMAGED' });
+    });
+  },
+);
+
+t.test(
+  'J2 what lay behind a record that was given up is not taken when its number is covered',
+  async (t) => {
+    const bytes = emptyFile();
+    use(bytes, 1, 0xaa, [1, 5], 1);
+    // The power failure lost the payload of record 2 and kept what was written behind it.
+    const lostAt = journalFileHeaderBytes + recordBytes + headerBytesFor(1);
+    bytes.fill(0, lostAt, lostAt + 4096);
+    await opened([bytes, emptyFile(), emptyFile(), emptyFile()], async (tailAfter) => {
+      t.same(await tailAfter(0), [1]);
+      // Numbers 2 and 3 are given out again and published; the file in which they were is lost with the power.
+      t.same(await tailAfter(3), [], 'records 4 and 5 are of before');
+    });
   },
 );
 
