@@ -91,17 +91,17 @@ export const suites: readonly Suite[] = [
   },
   {
     name: 'sim',
-    budgetSeconds: 95,
+    budgetSeconds: 100,
     limitSeconds: 180,
     jobs: 2,
     before: [
       {
         name: 'simulation slice',
-        // Two and a half minutes of simulation on two cores; other seeds for each commit.
+        // Two minutes of simulation on two cores; other seeds for each commit.
         command: [
           node,
           'scripts/sim.ts',
-          ...['--seconds', '75', '--jobs', '2', '--share', '15', '--start', 'commit'],
+          ...['--seconds', '62', '--jobs', '2', '--share', '15', '--start', 'commit'],
           ...['--report', simReport],
         ],
         needs: 'scripts/sim.ts',
