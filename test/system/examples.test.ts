@@ -31,6 +31,12 @@ const before: Readonly<Record<string, readonly string[]>> = {
   'dvce volume undelete "$(dvce trash list -o name | head -1)" --to /test/last': deletedVolume,
   'dvce volume unexport "$(dvce volume export /prod/db -o name)"': [unexportAll],
   [unexportAll]: ['dvce volume export /prod/web', 'dvce volume export /prod/db@before-upgrade'],
+  'dvce volume at /prod/ledger --time "$(date +%FT%T)"': [
+    `qemu-io -f raw -c 'write -q 0 4k' -c flush "$(dvce volume export /prod/ledger --socket)"`,
+    unexportAll,
+    // The example names a time in whole seconds, and the flush has to be before it.
+    'sleep 1.1',
+  ],
   'dvce snapshot create /prod/db@before-upgrade': [
     'dvce volume delete /test/db2 --yes --now',
     'dvce volume delete /test/db3 --yes --now',

@@ -151,9 +151,9 @@ export const volumeStorage: readonly CommandSpec[] = [
       option.label,
     ],
     examples: [
-      'dvce volume at /prod/ledger --time 2026-01-31T10:15:00',
+      'dvce volume at /prod/ledger --time "$(date +%FT%T)"',
       'dvce volume at /prod/ledger --before-flush 4711 --export',
-      'dvce volume at /prod/ledger --time 2026-01-31T10:15:00+01:00 --clone /test/ledger',
+      'dvce volume at /prod/ledger --time "$(date -Is)" --clone /test/ledger',
     ],
     run: async () => (await loadPoints()).at,
   },
