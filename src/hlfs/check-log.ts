@@ -214,6 +214,9 @@ async function checkEnd(
     // The list was made while segments were added: one may be in it whose predecessor is not.
     while (next < number && !(await isGone(context, segmentKey(log, next)))) next += 1;
     if (next < number) {
+      // Below a root that came since, segments may die and go.
+      const { root: newer } = await newestRootNow(context, log);
+      if (newer !== null && newer.header.number > next) return;
       const quarantined = numbers.filter((other) => other > next).length;
       findings.add(
         'CHECK_GAP',
