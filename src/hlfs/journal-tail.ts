@@ -9,7 +9,14 @@
  * shorter than it was, a journal that ends before a flush which the newest root remembers. Only the operator's word
  * (`acceptLoss`) goes past that.
  */
-import { DvceError, dataSync, limits, type OpenFile, writeFully } from '../base/index.ts';
+import {
+  DvceError,
+  dataSync,
+  limits,
+  type OpenFile,
+  toDvceError,
+  writeFully,
+} from '../base/index.ts';
 import type { HlfsContext } from './context.ts';
 import type { Appended } from './journal.ts';
 import { journalFileHeaderBytes, recordHeaderBytes } from './journal-format.ts';
@@ -77,13 +84,18 @@ export async function readTail(context: HlfsContext, options: TailOptions): Prom
 async function blankBeyond(files: readonly JournalFile[], walk: Walk): Promise<void> {
   for (const { file, header } of files) {
     if (header.firstSeq <= walk.lastSeq + 1) continue;
-    await writeFully(file, [Buffer.alloc(journalFileHeaderBytes)], 0);
-    await dataSync(file);
+    await blank(file, 0, journalFileHeaderBytes);
   }
   // The same within a file: what follows a damaged record is given up with it, also when segments cover its number one day.
-  for (const { file, at } of walk.gaveUp) {
-    await writeFully(file, [Buffer.alloc(recordHeaderBytes)], at);
+  for (const { file, at } of walk.gaveUp) await blank(file, at, recordHeaderBytes);
+}
+
+async function blank(file: OpenFile, at: number, bytes: number): Promise<void> {
+  try {
+    await writeFully(file, [Buffer.alloc(bytes)], at);
     await dataSync(file);
+  } catch (error) {
+    throw toDvceError(error, file.path);
   }
 }
 

@@ -194,8 +194,16 @@ export class Run {
       Promise.allSettled(this.present.map(({ target }) => target.open())),
     );
     if (opened.kind !== 'done') return;
-    for (const one of opened.value)
-      if (one.status === 'rejected') throw new Violation(`it does not open: ${show(one.reason)}`);
+    for (const one of opened.value) {
+      if (one.status === 'fulfilled') continue;
+      // What an earlier process was not told of may be told to the one that opens, which must not go on then; the next one may.
+      const isDisk = one.reason instanceof DvceError && one.reason.code === 'IO_FAILED';
+      if (!isDisk || !this.isDisturbed)
+        throw new Violation(`it does not open: ${show(one.reason)}`);
+      this.note('a disk error ends an open');
+      this.host.kill();
+      return;
+    }
   }
 }
 
