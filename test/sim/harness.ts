@@ -168,6 +168,11 @@ class Simulation {
     if (this.#run.host.isDown || this.#run.isDisturbed || this.#run.hasFailed) return;
     this.#run.host.log.crashPlan = undefined;
     this.#run.ending = 'kill';
+    // A part of a block in the journal is completed from its segment; what cannot be read of that is given up by design.
+    if (operation.what === 'segment')
+      for (const { target } of this.#run.present)
+        if (target.publish !== undefined) await this.#run.await(target.publish());
+    if (this.#run.host.isDown) return;
     await this.#damage.flip(operation);
   }
 
