@@ -11,7 +11,7 @@ import { Guest } from './guest.ts';
 import type { Operation } from './operations.ts';
 import { withLimits } from './options.ts';
 import { randomOperations } from './random-operations.ts';
-import { Run, type Session, show, Violation } from './session.ts';
+import { EndOfRun, Run, type Session, show, Violation } from './session.ts';
 import { Sets } from './sets.ts';
 import type { SimTargetMaker } from './target.ts';
 import { SimHost } from './world.ts';
@@ -308,7 +308,8 @@ export async function simulate(
     try {
       await simulation.run(operations);
     } catch (error) {
-      problem = error instanceof Violation ? error.message : show(error);
+      if (!(error instanceof EndOfRun))
+        problem = error instanceof Violation ? error.message : show(error);
     }
     return { seed, problem, counts: simulation.counts, events: simulation.events };
   });
