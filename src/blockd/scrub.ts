@@ -9,7 +9,9 @@
  * - what was found stays until a later pass of that volume finds it well. The wall clock is right here: a period is a promise
  *   to people. A clock that was set back makes a volume due a period from now, at the latest.
  */
+import { Ajv } from 'ajv';
 import {
+  ajvOptions,
   asVolumeId,
   type Clock,
   DvceError,
@@ -17,6 +19,7 @@ import {
   type Logger,
   limits,
   type Timers,
+  Type,
   toDvceError,
   type VolumeId,
 } from '../base/index.ts';
@@ -54,6 +57,30 @@ interface Entry {
 }
 
 const stateBytesMax = 64 * 1024 * 1024;
+const text = Type.String();
+const count = Type.Integer({ minimum: 0 });
+/** Of a time that a Date can show. */
+const timeMsMax = 8.64e15;
+const note = { code: text, object: text, detail: text };
+const isEntry = new Ajv(ajvOptions).compile<Entry>(
+  Type.Object({
+    finishedAtMs: Type.Union([Type.Null(), Type.Number({ minimum: 0, maximum: timeMsMax })]),
+    position: Type.Union([Type.Null(), Type.Object({ log: text, number: count })]),
+    notes: Type.Array(Type.Object(note)),
+    bytes: count,
+    findings: Type.Array(
+      Type.Object({
+        ...note,
+        severity: Type.Enum(['error', 'warning']),
+        advice: text,
+        ranges: Type.Array(Type.Object({ of: text, offset: count, length: count })),
+        omittedRanges: count,
+        concerns: Type.Array(text),
+        repair: Type.Enum(['none', 'possible', 'done']),
+      }),
+    ),
+  }),
+);
 
 export class Scrubber {
   readonly #options: ScrubberOptions;
@@ -280,14 +307,14 @@ export class Scrubber {
   #load(): void {
     const { files, path, logger } = this.#options;
     try {
-      const text = readWhole(files, path, stateBytesMax);
-      if (text === undefined) return;
-      const state: unknown = JSON.parse(text);
+      const json = readWhole(files, path, stateBytesMax);
+      if (json === undefined) return;
+      const state: unknown = JSON.parse(json);
       if (!isRecord(state) || state['format'] !== 1 || !isRecord(state['volumes'])) return;
       this.#isPaused = state['paused'] === true;
-      // Written by this program, and replaced whole; what it says decides only what is read next.
       for (const [id, entry] of Object.entries(state['volumes']))
-        if (isRecord(entry)) this.#entries.set(asVolumeId(id), entry as unknown as Entry);
+        if (isEntry(entry)) this.#entries.set(asVolumeId(id), entry);
+        else logger.warn({ volume: id }, 'what the scrub knew of a volume cannot be used');
     } catch (error) {
       logger.warn({ err: error }, 'where the scrub was is not known; it begins anew');
       this.#entries.clear();

@@ -8,6 +8,17 @@ const ids = ['a', 'b', 'c'].map((letter) =>
   asVolumeId(`${letter.repeat(8)}-${letter.repeat(4)}-4aaa-8aaa-${letter.repeat(12)}`),
 );
 const day = 86_400_000;
+const finding = {
+  code: 'X',
+  severity: 'error',
+  object: 'logs/l/seg/0',
+  detail: 'it is damaged',
+  advice: 'Look.',
+  ranges: [{ of: 'current', offset: 0, length: 4096 }],
+  omittedRanges: 0,
+  concerns: [],
+  repair: 'none',
+};
 
 class World {
   readonly path: string;
@@ -39,7 +50,7 @@ class World {
 
   open(periodMs = 7 * day, bytesPerSecond = 1): Scrubber {
     const call = async (method: string, params: object): Promise<unknown> => {
-      if (method === 'scrub.trace') return { findings: [{ code: 'X', severity: 'error' }] };
+      if (method === 'scrub.trace') return { findings: [finding] };
       const { volume, from } = params as { volume: string; from: { number: number } | null };
       const at = (from?.number ?? 0) + 1;
       this.asked.push(`${volume[0]}${at}`);
@@ -160,4 +171,30 @@ t.test('told to stop while it looks what is due, it does not fall asleep', async
   scrubber.start();
   await scrubber.stop();
   t.same(world.asked, []);
+});
+
+t.test('what does not look as it should in its file is not believed', async (t) => {
+  const good = {
+    finishedAtMs: 100 * day,
+    position: null,
+    notes: [],
+    bytes: 0,
+    findings: [finding],
+  };
+  for (const bad of [
+    { ...good, findings: undefined },
+    { ...good, findings: [{ ...finding, ranges: 'all' }] },
+    { ...good, finishedAtMs: 1e99 },
+    { ...good, position: { log: 7 } },
+    [],
+  ]) {
+    const world = new World(t);
+    const volumes = { [ids[0] ?? '']: bad, [ids[1] ?? '']: good };
+    writeFileSync(world.path, JSON.stringify({ format: 1, paused: true, volumes }));
+    const scrubber = world.open();
+    await world.start(scrubber);
+    t.match(scrubber.resultOf(ids[0] ?? asVolumeId('')), { finishedAt: null, findings: [] });
+    t.equal(scrubber.resultOf(ids[1] ?? asVolumeId('')).findings.length, 1, 'the others are');
+    await scrubber.stop();
+  }
 });
