@@ -1,15 +1,12 @@
 /**
- * JSON Schemas of what comes from outside, for Ajv, by the names that TypeBox gives them.
+ * JSON Schemas of what comes from outside, for schema-check.ts, by the names that TypeBox gives them.
  *
  * TypeBox itself, which the API is described with, takes 13 to 18 MiB of every thread that loads it, and blockd has three threads
  * that need nothing of it but these few plain objects (DD-0005).
  */
 export type JsonSchema = Readonly<Record<string, unknown>>;
 
-/** These schemas are part of the program: each thread need not compile the schema of schemas to check them. */
-export const ajvOptions = { strict: false, meta: false, validateSchema: false } as const;
-
-/** Marks a member that may be absent; Ajv does not see symbols. */
+/** Marks a member that may be absent; who reads a schema does not see symbols. */
 const mayBeAbsent = Symbol('mayBeAbsent');
 
 type Properties = Readonly<Record<string, JsonSchema>>;

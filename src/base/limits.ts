@@ -256,6 +256,11 @@ export const limitTable = {
   controlListMax: limit(10_000, 'count', 'volumes in one answer of volume.list'),
   listReadsMax: limit(8, 'count', 'volumes whose documents volume.list reads at the same time'),
   diffRangesMax: limit(20_000, 'count', 'ranges in one answer of snapshot.diff'),
+  memoryArenas: limit(
+    2,
+    'count',
+    'parts of the memory of blockd that the C library keeps apart for its threads (mallopt(3), M_ARENA_MAX): more only hold on to what was freed',
+  ),
   threadPoolThreads: limit(
     16,
     'count',

@@ -116,7 +116,11 @@ async function runOnce(options: LauncherOptions): Promise<Ending> {
     child = spawn(program, argv, {
       detached: true,
       stdio: ['ignore', output, output],
-      env: { ...environment, UV_THREADPOOL_SIZE: String(limits.threadPoolThreads) },
+      env: {
+        ...environment,
+        UV_THREADPOOL_SIZE: String(limits.threadPoolThreads),
+        MALLOC_ARENA_MAX: String(limits.memoryArenas),
+      },
     });
   } finally {
     closeSync(output);

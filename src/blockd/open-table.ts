@@ -21,9 +21,7 @@
  *
  * The wall clock is right here: the times must be comparable across restarts, and no decision about data hangs on them.
  */
-import { Ajv } from 'ajv';
 import {
-  ajvOptions,
   asSnapshotName,
   asVolumeId,
   type Clock,
@@ -32,6 +30,7 @@ import {
   type Logger,
   limits,
   type SnapshotName,
+  schemaGuard,
   Type,
   type VolumeId,
 } from '../base/index.ts';
@@ -80,7 +79,7 @@ interface Table {
   opening: { volume: string; atMs: number }[];
   crashes: { volume: string; atMs: number; reason: string }[];
 }
-const isTable = new Ajv(ajvOptions).compile<Table>(tableSchema);
+const isTable = schemaGuard<Table>(tableSchema);
 
 export interface Attachment {
   readonly volume: VolumeId;

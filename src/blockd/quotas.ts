@@ -12,14 +12,13 @@
  * - a quota that cannot be read makes everything below any path fail, rather than be taken for none (N7).
  */
 import { createHash } from 'node:crypto';
-import { Ajv } from 'ajv';
 import {
-  ajvOptions,
   asVolumePath,
   DvceError,
   formatSize,
   type LogId,
   limits,
+  schemaGuard,
   Type,
   type VolumeId,
 } from '../base/index.ts';
@@ -41,7 +40,7 @@ interface QuotaDocument {
   volumes: number | null;
   storedBytes: string | null;
 }
-const isQuota = new Ajv(ajvOptions).compile<QuotaDocument>(quotaSchema);
+const isQuota = schemaGuard<QuotaDocument>(quotaSchema);
 
 interface Quota {
   readonly version: number;

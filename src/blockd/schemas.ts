@@ -2,8 +2,15 @@
  * Schemas of the params of every control method: nothing that comes over the socket reaches a handler unchecked.
  * Unknown members are refused, so that a misspelt option is an error and not a silent default.
  */
-import { Ajv, type ValidateFunction } from 'ajv';
-import { ajvOptions, DvceError, type JsonSchema, limits, rateNames, Type } from '../base/index.ts';
+import {
+  DvceError,
+  type JsonSchema,
+  limits,
+  rateNames,
+  type SchemaCheck,
+  schemaCheck,
+  Type,
+} from '../base/index.ts';
 import type { ControlMethod, ControlParams } from './protocol.ts';
 
 /** Longest text that can be a path with 16 parts, a snapshot name and separators. */
@@ -168,17 +175,9 @@ export const paramSchemas: Readonly<Record<ControlMethod, JsonSchema>> = {
   shutdown: closed({ graceful: flag }),
 };
 
-const ajv = new Ajv(ajvOptions);
-/** Compiled when a method is first asked for: most blockds never hear most of them. */
-const validators = new Map<string, ValidateFunction>();
-
-function validatorOf(method: ControlMethod): ValidateFunction {
-  const known = validators.get(method);
-  if (known !== undefined) return known;
-  const validate = ajv.compile(paramSchemas[method]);
-  validators.set(method, validate);
-  return validate;
-}
+const checks = Object.fromEntries(
+  Object.entries(paramSchemas).map(([method, schema]) => [method, schemaCheck(schema)]),
+) as Readonly<Record<ControlMethod, SchemaCheck>>; // the keys are those of the schemas
 
 export function isControlMethod(method: string): method is ControlMethod {
   return Object.hasOwn(paramSchemas, method);
@@ -188,14 +187,12 @@ export const controlMethodNames = Object.keys(paramSchemas).filter(isControlMeth
 
 /** Check the params of a request. Throws INVALID_ARGUMENT naming the member. */
 export function checkParams<M extends ControlMethod>(method: M, params: unknown): ControlParams<M> {
-  const validate = validatorOf(method);
-  if (validate(params)) return params as ControlParams<M>;
-  const first = validate.errors?.[0];
-  const member = first?.instancePath.slice(1).replaceAll('/', '.') ?? '';
-  const extra = first?.params['additionalProperty'];
+  const complaint = checks[method](params);
+  if (complaint === undefined) return params as ControlParams<M>;
+  const member = complaint.path.slice(1).replaceAll('/', '.');
   throw new DvceError('INVALID_ARGUMENT', {
     what: member === '' ? `a request ${method}` : `"${member}" of a request ${method}`,
-    reason: `it ${first?.message ?? 'does not fit'}${typeof extra === 'string' ? `: ${extra}` : ''}`,
+    reason: `it ${complaint.reason}`,
     advice: 'See docs/operations/blockd.md.',
   });
 }

@@ -9,15 +9,14 @@
  * - what was found stays until a later pass of that volume finds it well. The wall clock is right here: a period is a promise
  *   to people. A clock that was set back makes a volume due a period from now, at the latest.
  */
-import { Ajv } from 'ajv';
 import {
-  ajvOptions,
   asVolumeId,
   type Clock,
   DvceError,
   type FileSystem,
   type Logger,
   limits,
+  schemaGuard,
   type Timers,
   Type,
   toDvceError,
@@ -62,7 +61,7 @@ const count = Type.Integer({ minimum: 0 });
 /** Of a time that a Date can show. */
 const timeMsMax = 8.64e15;
 const note = { code: text, object: text, detail: text };
-const isEntry = new Ajv(ajvOptions).compile<Entry>(
+const isEntry = schemaGuard<Entry>(
   Type.Object({
     finishedAtMs: Type.Union([Type.Null(), Type.Number({ minimum: 0, maximum: timeMsMax })]),
     position: Type.Union([Type.Null(), Type.Object({ log: text, number: count })]),

@@ -5,9 +5,16 @@
  * The schemas allow unknown fields and nothing removes them, so that a rewrite by spreading the object that was read keeps
  * what a later release added (S10).
  */
-import { Ajv, type ValidateFunction } from 'ajv';
 import type { DirectoryId, LogId, SnapshotName, VolumeId } from '../base/index.ts';
-import { ajvOptions, DvceError, type JsonSchema, limits, rateNames, Type } from '../base/index.ts';
+import {
+  DvceError,
+  type JsonSchema,
+  limits,
+  rateNames,
+  type SchemaCheck,
+  schemaCheck,
+  Type,
+} from '../base/index.ts';
 import type { HlfsContext } from './context.ts';
 import type { Versioned } from './documents.ts';
 import type {
@@ -193,32 +200,17 @@ const intentSchema = Type.Object({
   createdAtMs: timeMs,
 });
 
-const ajv = new Ajv(ajvOptions);
-interface Check<T> {
-  (value: unknown): value is T;
-  errors?: ValidateFunction['errors'];
-}
-
-/** Compiled at its first use: not every thread meets every kind of document. */
-function compile<T>(schema: JsonSchema): Check<T> {
-  let compiled: ValidateFunction<T> | undefined;
-  const check: Check<T> = (value): value is T => {
-    compiled ??= ajv.compile<T>(schema);
-    const isGood = compiled(value);
-    check.errors = compiled.errors;
-    return isGood;
-  };
-  return check;
-}
+/** A check that stands for the type of what fits. */
+type Check<T> = SchemaCheck & { readonly of?: T };
 
 const checks = {
-  head: compile<HeadDocument>(headSchema),
-  log: compile<LogDocument>(logSchema),
-  snapshot: compile<SnapshotDocument>(snapshotSchema),
-  set: compile<SetDocument>(setSchema),
-  pin: compile<PinDocument>(pinSchema),
-  name: compile<NameDocument>(nameSchema),
-  intent: compile<IntentDocument>(intentSchema),
+  head: schemaCheck(headSchema) as Check<HeadDocument>,
+  log: schemaCheck(logSchema) as Check<LogDocument>,
+  snapshot: schemaCheck(snapshotSchema) as Check<SnapshotDocument>,
+  set: schemaCheck(setSchema) as Check<SetDocument>,
+  pin: schemaCheck(pinSchema) as Check<PinDocument>,
+  name: schemaCheck(nameSchema) as Check<NameDocument>,
+  intent: schemaCheck(intentSchema) as Check<IntentDocument>,
 };
 
 const damaged = (key: string, reason: string): DvceError =>
@@ -233,11 +225,9 @@ async function readChecked<T>(
 ): Promise<Versioned<T> | undefined> {
   const found = await context.documents.read<unknown>(key);
   if (found === undefined) return undefined;
-  const { value } = found;
-  if (!check(value)) {
-    const [first] = check.errors ?? [];
-    throw damaged(key, `${first?.instancePath ?? ''} ${first?.message ?? 'does not fit'}`.trim());
-  }
+  const complaint = check(found.value);
+  if (complaint !== undefined) throw damaged(key, `${complaint.path} ${complaint.reason}`.trim());
+  const value = found.value as T; // it fits the schema
   const reason = fits(value);
   if (reason !== undefined) throw damaged(key, reason);
   return { version: found.version, value };
