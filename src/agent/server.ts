@@ -38,6 +38,7 @@ import {
   trashRoutes,
 } from './routes/storage.ts';
 import { systemRoutes } from './routes/system.ts';
+import { treeRoutes } from './routes/tree.ts';
 import type { Server } from './routes/types.ts';
 import { usageRoutes } from './routes/usage.ts';
 import { vmLifeRoutes } from './routes/vm-life.ts';
@@ -117,6 +118,7 @@ export async function buildServer(
   fillVmDefaults(server, agent.settings);
   planDryRuns(server, agent);
   volumeRoutes(server, agent);
+  treeRoutes(server, agent);
   snapshotRoutes(server, agent);
   trashRoutes(server, agent);
   pointRoutes(server, agent);

@@ -65,6 +65,7 @@ export type {
   VolumeCheckResult,
   VolumeClone,
   VolumeCreate,
+  VolumeFlattened,
   VolumeMap,
   VolumeRecovery,
   VolumeResize,

@@ -447,6 +447,14 @@ export const limitTable = {
   ),
   cleanFreedBytesMin: limit(1 * MiB, 'bytes', 'a pass that gives back less is not worth two roots'),
   cleanBlocksPerPass: limit(4096, 'count', '16 MiB moved in one pass, in memory meanwhile'),
+  flattenBlocksPerMove: limit(4096, 'count', '16 MiB copied at once, in memory meanwhile'),
+  flattenReopenMs: limit(1000, 'ms', 'pause before a volume that was closed is opened to go on'),
+  flattenWaitMs: limit(
+    20,
+    'ms',
+    'a flatten waits for the document of a snapshot that is being made',
+  ),
+  holdersListed: limit(10, 'count', 'snapshots named as what keeps the base of a flattened volume'),
   cleanGenerations: limit(
     1,
     'count',

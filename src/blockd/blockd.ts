@@ -56,6 +56,7 @@ import { snapshotMethods } from './snapshot-methods.ts';
 import { snapshotUpdates } from './snapshot-update.ts';
 import { Trash } from './trash.ts';
 import { trashMethods } from './trash-methods.ts';
+import { treeMethods } from './tree-methods.ts';
 import { volumeMethods } from './volume-methods.ts';
 import { Volumes } from './volumes.ts';
 import { WorkerPool } from './worker-pool.ts';
@@ -201,6 +202,7 @@ export async function startBlockd(options: BlockdOptions, world: BlockdWorld): P
     handlers: {
       ...volumeMethods(context),
       ...pointMethods(context),
+      ...treeMethods(context),
       ...trashMethods(context),
       ...quotaMethods(context),
       ...scrubMethods(context),

@@ -33,6 +33,8 @@ export interface Hosted {
   facts: OpenedFacts;
   /** Clients relayed through the front sockets. */
   users: number;
+  /** Work of blockd itself that wants it open; whoever has a better use for the volume closes it all the same. */
+  kept: number;
   idle: Timer | undefined;
 }
 
@@ -105,7 +107,7 @@ export class ExportOpener {
     thread.exports.add(key);
     try {
       const facts = await thread.call('export.open', { ...place, description, readOnlyReason });
-      return { ...place, thread, attachment, path, facts, users: 0, idle: undefined };
+      return { ...place, thread, attachment, path, facts, users: 0, kept: 0, idle: undefined };
     } catch (error) {
       thread.exports.delete(key);
       throw error;

@@ -30,10 +30,12 @@ import type {
   QuotaInfo,
   TrashInfo,
 } from './protocol-storage.ts';
+import type { BaseHolders, TreeMethods } from './protocol-tree.ts';
 
 export type * from './protocol-integrity.ts';
 export type * from './protocol-points.ts';
 export type * from './protocol-storage.ts';
+export type * from './protocol-tree.ts';
 
 export const controlVersion = 1;
 
@@ -65,6 +67,8 @@ export interface VolumeInfo {
   readonly retainMs?: number | null;
   /** In the answer of volume.get, when points are kept. */
   readonly points?: PointsInfo | null;
+  /** In the answer of volume.get, of a flattened volume: what needs the logs of its origin still. */
+  readonly originHeldBy?: BaseHolders | null;
   /** Present while open in this blockd. */
   readonly open: VolumeActivity | null;
   /** When asked for; null when it cannot be told, because a part of the volume cannot be read. */
@@ -188,7 +192,9 @@ export interface BlockdMetrics {
 type Labels = Readonly<Record<string, string>>;
 
 /** Every method: params and result. */
-export interface ControlMethods extends PointMethods<SnapshotInfo, VolumeInfo> {
+export interface ControlMethods
+  extends PointMethods<SnapshotInfo, VolumeInfo>,
+    TreeMethods<VolumeInfo> {
   hello: { params: { version: number }; result: { version: number; release: string; pid: number } };
   status: { params: Record<string, never>; result: BlockdStatus };
   metrics: { params: Record<string, never>; result: BlockdMetrics };

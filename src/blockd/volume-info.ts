@@ -1,12 +1,16 @@
 /** What the control protocol says about volumes and snapshots, made of the documents. */
-import type {
-  PointMark,
-  PointSummary,
-  SnapshotRecord,
-  TrashedVolume,
-  VolumeRecord,
+import {
+  type BaseUse,
+  baseUse,
+  type HlfsContext,
+  type PointMark,
+  type PointSummary,
+  type SnapshotRecord,
+  type TrashedVolume,
+  type VolumeRecord,
 } from '../hlfs/index.ts';
 import type {
+  BaseHolders,
   PointInfo,
   PointsInfo,
   SnapshotInfo,
@@ -52,6 +56,16 @@ export function describeVolume(
     open,
   };
 }
+
+export const describeHolders = (held: BaseUse | null): BaseHolders | null =>
+  held === null ? null : { snapshots: held.snapshots, more: held.areMore, points: held.points };
+
+/** What keeps a flattened volume from letting go of its origin. */
+export const originHolders = async (
+  hlfs: HlfsContext,
+  { head }: VolumeRecord,
+): Promise<BaseHolders | null> =>
+  head.flattened === head.log ? describeHolders(await baseUse(hlfs, head.log)) : null;
 
 export const describePoint = ({ seq, wallMs }: PointMark): PointInfo => ({
   flush: seq,

@@ -30,7 +30,7 @@ import { warningsFor } from './capacity.ts';
 import type { ControlHandlers } from './control-server.ts';
 import type { NodeContext } from './node-context.ts';
 import type { PointsInfo, VolumeCheckAnswer, VolumeInfo } from './protocol.ts';
-import { describePoints, describeVolume } from './volume-info.ts';
+import { describePoints, describeVolume, originHolders } from './volume-info.ts';
 import { spaceOf } from './volume-space.ts';
 
 /** The snapshot that holds the content of an image. */
@@ -100,7 +100,8 @@ export function volumeMethods(node: NodeContext): VolumeMethods {
     'volume.get': async ({ path, space }) => {
       const record = await getVolume(hlfs, path);
       const points = await pointsOf(node, record);
-      const info = { ...(await infoOf(node, record)), points };
+      const originHeldBy = await originHolders(node.hlfs, record);
+      const info = { ...(await infoOf(node, record)), points, originHeldBy };
       return space === true ? { ...info, space: await spaceOf(node, record) } : info;
     },
 

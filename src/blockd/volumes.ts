@@ -25,6 +25,7 @@ import {
 } from '../base/index.ts';
 import type { DataDirectory } from './data-directory.ts';
 import { ExportOpener, type Hosted, type OpenRequest } from './export-opener.ts';
+import { Leaving } from './leaving.ts';
 import type { Attachment, OpenTable } from './open-table.ts';
 import type { BlockdMetrics, VolumeActivity } from './protocol.ts';
 import { Turns } from './turns.ts';
@@ -52,13 +53,13 @@ export class Volumes {
   readonly #retries = new Map<VolumeId, Timer>();
   /** The same, with what went wrong the last time. */
   readonly #unopened = new Map<VolumeId, BlockdMetrics['unopened'][number]>();
-  /** Who waits for the last user of a volume to leave. */
-  readonly #leaving = new Set<() => void>();
+  readonly #leaving: Leaving;
   #stopping = false;
 
   constructor(options: VolumesOptions) {
     this.#options = options;
     this.#opener = new ExportOpener(options);
+    this.#leaving = new Leaving(options.timers);
   }
 
   get openCount(): number {
@@ -103,23 +104,10 @@ export class Volumes {
 
   /** A tool that ended a moment ago is still leaving; wait for that, within a bound. In the volume's turn. */
   async #settled(volume: VolumeId): Promise<void> {
-    const { timers, table } = this.#options;
+    const { table } = this.#options;
     const used = (): boolean =>
       [...this.#hosted.values()].some((hosted) => hosted.volume === volume && hosted.users > 0);
-    if (table.find(volume) !== undefined || !used()) return;
-    await new Promise<void>((resolve) => {
-      const left = (): void => {
-        if (used()) return;
-        timer.cancel();
-        this.#leaving.delete(left);
-        resolve();
-      };
-      const timer = timers.after(limits.exportLeaveMs, () => {
-        this.#leaving.delete(left);
-        resolve();
-      });
-      this.#leaving.add(left);
-    });
+    if (table.find(volume) === undefined) await this.#leaving.until(used);
   }
 
   /** Refuse with IN_USE while a snapshot has users, or close it. In the volume's turn. */
@@ -234,8 +222,27 @@ export class Volumes {
 
   release(hosted: Hosted): void {
     hosted.users -= 1;
-    for (const left of [...this.#leaving]) left();
-    if (hosted.users > 0 || hosted.attachment !== null) return;
+    this.#leaving.tell();
+    this.#idleLater(hosted);
+  }
+
+  /** The writable export, opened when it is not, and not closed for being idle until `unkeep`. In the volume's turn. */
+  async keep(volume: VolumeId, path: string): Promise<Hosted> {
+    const attachment = this.#options.table.find(volume) ?? null;
+    const hosted =
+      this.find(volume) ?? (await this.#open({ volume, snapshot: null, path, attachment }));
+    hosted.kept += 1;
+    return hosted;
+  }
+
+  unkeep(hosted: Hosted): void {
+    hosted.kept -= 1;
+    this.#idleLater(hosted);
+  }
+
+  #idleLater(hosted: Hosted): void {
+    if (hosted.users + hosted.kept > 0 || hosted.attachment !== null) return;
+    if (this.#hosted.get(hosted.key) !== hosted) return;
     hosted.idle?.cancel();
     hosted.idle = this.#options.timers.after(
       this.#options.exportIdleMs,
@@ -244,16 +251,14 @@ export class Volumes {
   }
 
   async #closeIdle(hosted: Hosted): Promise<void> {
+    const { volume, key } = hosted;
     try {
-      await this.exclusive(hosted.volume, async () => {
-        const idle = hosted.users === 0 && this.#hosted.get(hosted.key) === hosted;
+      await this.exclusive(volume, async () => {
+        const idle = hosted.users + hosted.kept === 0 && this.#hosted.get(key) === hosted;
         if (idle && !this.#stopping) await this.#close(hosted);
       });
-    } catch (error) {
-      this.#options.logger.error(
-        { err: error, volume: hosted.volume },
-        'an idle volume did not close',
-      );
+    } catch (err) {
+      this.#options.logger.error({ err, volume }, 'an idle volume did not close');
     }
   }
 
@@ -342,8 +347,7 @@ export class Volumes {
   }
 
   async #resume(attachment: Attachment): Promise<Hosted> {
-    const { volume, path } = attachment;
-    return this.#open({ volume, snapshot: null, path, attachment });
+    return this.#open({ ...attachment, snapshot: null, attachment });
   }
 
   async #open(request: OpenRequest): Promise<Hosted> {
@@ -381,7 +385,7 @@ export class Volumes {
   async stop(): Promise<void> {
     this.#stopping = true;
     for (const timer of this.#retries.values()) timer.cancel();
-    for (const hosted of this.#hosted.values()) hosted.idle?.cancel();
+    for (const { idle } of this.#hosted.values()) idle?.cancel();
     await this.#turns.idle();
   }
 }

@@ -7,6 +7,7 @@ import {
   closedVolumeSpace,
   listPlaces,
   openPoints,
+  planClosedFlatten,
   recoverJournal,
   requireHead,
   scrubSlice,
@@ -99,17 +100,18 @@ export function workerHandlers(context: HlfsContext, thread: string): WorkerHand
       const { point } = await clonePoint(context, { id, path }, choice, to, options);
       return { point: { seq: point.seq, wallMs: point.wallMs } };
     },
+    'export.flatten': ({ key }, { signal, progress }) => {
+      const onProgress = inBytes(context, progress);
+      return exports.volume(key).flattener.run({ signal, onProgress });
+    },
+    'export.flatten-plan': ({ key }) => exports.opened(key).flattener.plan(),
+    'flatten.plan': ({ volume }) => planClosedFlatten(context, volume),
     check: async ({ volume, repair }, { signal, progress }) => {
-      const onProgress = (done: number, total: number | null): void =>
-        progress({
-          done: String(done),
-          total: total === null ? null : String(total),
-          unit: 'bytes',
-        });
+      const onProgress = inBytes(context, progress);
       return await checkVolume(context, volume, {
         signal,
         repair,
-        onProgress: atMost(context, onProgress),
+        onProgress,
         pathOf: pathOf(context),
       });
     },
@@ -156,16 +158,16 @@ async function pace(
   await sleep(timers, seconds * 1000, signal);
 }
 
-/** A message for each block that was checked would cost more than the check. */
-function atMost(
+/** A message for each block would cost more than the work. */
+function inBytes(
   { clock }: HlfsContext,
-  report: (done: number, total: number | null) => void,
+  report: CallContext['progress'],
 ): (done: number, total: number | null) => void {
   let nextMs = 0;
   return (done, total) => {
     const nowMs = clock.monotonicMs();
     if (nowMs < nextMs) return;
     nextMs = nowMs + limits.controlProgressMs;
-    report(done, total);
+    report({ done: String(done), total: total === null ? null : String(total), unit: 'bytes' });
   };
 }

@@ -15,6 +15,8 @@ import {
 } from '../base/index.ts';
 import type {
   CloneOptions,
+  Flattened,
+  FlattenPlan,
   PointChoice,
   PointFilter,
   PointMark,
@@ -141,6 +143,11 @@ export interface WorkerMethods {
     result: { document: SnapshotDocument };
   };
   'cut.drop': { params: CutParams; result: Nothing };
+  /** Ends with VOLUME_CLOSED when the export is closed meanwhile. */
+  'export.flatten': { params: { key: ExportKey }; result: Flattened };
+  'export.flatten-plan': { params: { key: ExportKey }; result: FlattenPlan };
+  /** Of a volume that is not open. */
+  'flatten.plan': { params: { volume: VolumeId }; result: FlattenPlan };
   check: {
     params: { volume: VolumeId; repair: boolean };
     result: VolumeCheckAnswer;

@@ -110,6 +110,7 @@ const headSchema = Type.Object({
   retainMs: Type.Optional(nullable(Type.Number({ minimum: 1 }))),
   createdAtMs: timeMs,
   origin: nullable(Type.Object({ volume: uuid, path: Type.String(), snapshot: name })),
+  flattened: Type.Optional(uuid),
   image: nullable(
     Type.Object({
       digest: Type.String(),
@@ -190,7 +191,7 @@ const nameSchema = Type.Union([
 
 const intentSchema = Type.Object({
   format,
-  kind: oneOf('volume', 'rollback'),
+  kind: oneOf('volume', 'rollback', 'flatten'),
   volume: uuid,
   log: uuid,
   pinned: Type.Array(uuid),

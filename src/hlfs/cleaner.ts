@@ -78,6 +78,31 @@ export async function gatherMove(options: GatherOptions): Promise<Move | null> {
   return { emptied, moved, pages, generation: options.generation };
 }
 
+/** Blocks wherever the map finds them, as far as they lie in segments that are wanted. @throws SEGMENT_DAMAGED */
+export async function gatherBlocks(
+  writer: LogWriter,
+  blocks: readonly number[],
+  isWanted: (segment: number) => boolean,
+  step: GatherOptions['step'],
+): Promise<Move['moved']> {
+  const places = new Map<number, Place[]>();
+  for (const block of blocks) {
+    // A page may be evicted as soon as it is there; what cannot be told is found another time.
+    for (let tries = 0; tries < 3 && writer.map.find(block) === undefined; tries += 1)
+      await writer.map.load(block);
+    const now = writer.map.find(block);
+    if (now?.kind !== 'block' || !isWanted(now.segment)) continue;
+    const present = places.get(now.segment);
+    if (present === undefined) places.set(now.segment, [{ block, ...now }]);
+    else present.push({ block, ...now });
+  }
+  const moved: Moved[] = [];
+  for (const each of places.values())
+    for (const window of windowsOf(each.sort((a, b) => a.offset - b.offset)))
+      moved.push(...(await step(() => readWindow(writer, window))));
+  return moved.sort((a, b) => a.block - b.block);
+}
+
 /** What lives in a segment; null when it is damaged, or gone meanwhile. */
 async function readUndamaged(
   options: GatherOptions,

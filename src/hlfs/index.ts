@@ -1,5 +1,6 @@
 /** HLFS: log-structured volumes over a `SegmentStore`. */
 
+export { baseUse } from './base-release.ts';
 export { type ReadSources, SharedReads } from './block-source.ts';
 export { BuildBudget } from './build-budget.ts';
 export { SharedCacheBudget } from './cache-budget.ts';
@@ -32,6 +33,7 @@ export {
 } from './deletion.ts';
 export * from './documents.ts';
 export { dumpJournalFile, dumpSegment } from './dump.ts';
+export { planClosedFlatten } from './flatten.ts';
 export {
   type CloneOptions,
   cloneVolume,

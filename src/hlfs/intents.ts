@@ -2,7 +2,8 @@
  * Intents: how a volume or log that was half made is found and undone (N2). The maker writes `intents/<log>` first and
  * removes it last; in between it makes the log, its pins, the head, the name. What decides is the head alone: once it is
  * active (new volume) or names the log (rollback), the thing exists and only the intent is left to remove; else
- * everything that the intent lists is taken away. Age decides nothing; the intent of a process that may still be at work is
+ * everything that the intent lists is taken away. Of a flatten the log's document decides: once it has no base, the pins in the
+ * base are taken away; else nothing was done. Age decides nothing; the intent of a process that may still be at work is
  * left alone.
  */
 import {
@@ -11,9 +12,17 @@ import {
   type LogId,
   limits,
   toDvceError,
+  type VolumeId,
   type VolumePath,
 } from '../base/index.ts';
-import { headKey, intentKey, readHead, readIntent, readName } from './catalog-documents.ts';
+import {
+  headKey,
+  intentKey,
+  readHead,
+  readIntent,
+  readLog,
+  readName,
+} from './catalog-documents.ts';
 import type { HlfsContext } from './context.ts';
 import { changedTooOften, isKept } from './heads.ts';
 import { dropEntry, pruneAbove } from './names.ts';
@@ -74,10 +83,7 @@ async function settleIntent(
   context: HlfsContext,
   intent: IntentDocument,
 ): Promise<'kept' | 'undone'> {
-  const isKept =
-    intent.kind === 'volume'
-      ? await settleVolume(context, intent)
-      : await settleRollback(context, intent);
+  const isKept = await settlers[intent.kind](context, intent);
   await context.documents.purge(intentKey(intent.log));
   return isKept ? 'kept' : 'undone';
 }
@@ -114,6 +120,50 @@ export async function dropName(context: HlfsContext, head: HeadDocument): Promis
   throw changedTooOften('volume', head.name);
 }
 
+/** G4: @returns true when the log has no base any more; then the pins in it go, and what the head says of it */
+async function settleFlatten(context: HlfsContext, intent: IntentDocument): Promise<boolean> {
+  const document = await readLog(context, intent.log);
+  if (document !== undefined && document.value.base !== null) return false;
+  await releasePins(context, intent.pinned, intent.log);
+  await settleReleased(context, intent.volume);
+  return true;
+}
+
+/** A volume of whose logs none starts in another volume's has no origin. */
+export async function settleReleased(context: HlfsContext, volume: VolumeId): Promise<void> {
+  for (let attempt = 0; attempt < limits.documentTries; attempt += 1) {
+    const head = await readHead(context, volume);
+    if (head === undefined || !isKept(head.value)) return;
+    const next = await withoutOrigin(context, head.value);
+    if (next === null) return;
+    if (await context.documents.replace(context.scope, headKey(volume), head.version, next)) return;
+  }
+  throw changedTooOften('volume', volume);
+}
+
+/** null: the head says already what is so. */
+async function withoutOrigin(
+  context: HlfsContext,
+  { flattened, ...head }: HeadDocument,
+): Promise<HeadDocument | null> {
+  const isNoted = flattened === head.log && !(await hasBase(context, head.log));
+  const hasOrigin = head.origin !== null && (await startsElsewhere(context, head));
+  if (!isNoted && (head.origin === null || hasOrigin)) return null;
+  const noted = isNoted || flattened === undefined ? {} : { flattened };
+  return { ...head, origin: hasOrigin ? head.origin : null, ...noted };
+}
+
+const hasBase = async (context: HlfsContext, log: LogId): Promise<boolean> =>
+  ((await readLog(context, log))?.value.base ?? null) !== null;
+
+async function startsElsewhere(context: HlfsContext, head: HeadDocument): Promise<boolean> {
+  for (const log of head.logs) {
+    const ranges = (await readLog(context, log))?.value.base?.ranges ?? [];
+    if (ranges.some((range) => !head.logs.includes(range.log))) return true;
+  }
+  return false;
+}
+
 /** @returns true when the volume's head has the log */
 async function settleRollback(context: HlfsContext, intent: IntentDocument): Promise<boolean> {
   const head = await readHead(context, intent.volume);
@@ -122,6 +172,8 @@ async function settleRollback(context: HlfsContext, intent: IntentDocument): Pro
   await removeLog(context, intent.log);
   return false;
 }
+
+const settlers = { volume: settleVolume, rollback: settleRollback, flatten: settleFlatten };
 
 /** At the start of a process, after the scopes of its predecessors were fenced: undo what they left half made. */
 export async function reapIntents(context: HlfsContext): Promise<void> {

@@ -35,7 +35,8 @@ export async function recoverLog(log: LogId, options: WriterOptions): Promise<Re
   const start = root ?? (await readBaseRoot(context.store, base));
   const state: LogState = {
     log,
-    baseRanges: base?.ranges ?? [],
+    // A root of a flattened log names none any more.
+    baseRanges: root?.facts.ranges.filter((range) => range.log !== log) ?? base?.ranges ?? [],
     firstNumber,
     newestRoot: root?.header.number ?? base?.rootSegment ?? 0,
     olderRoot: root?.facts.previousRoot ?? 0,

@@ -19,7 +19,7 @@ import type { StoredPages } from './map-store.ts';
 import { blockBytes } from './pointer.ts';
 import { Retention } from './retention.ts';
 import { encodeRoot, type PointFacts } from './root-format.ts';
-import { type LogRange, segmentKey } from './schema.ts';
+import { type LogRange, rangesUpTo, segmentKey } from './schema.ts';
 import {
   encodeSegment,
   type SegmentHeader,
@@ -33,8 +33,8 @@ import { openEnd, readHeader, readIndex, SegmentReader } from './segments.ts';
 /** Where a log stands: what recovery found, and what the writer goes on from. */
 export interface LogState {
   readonly log: LogId;
-  /** Ranges below this log's own first number. */
-  readonly baseRanges: readonly LogRange[];
+  /** Ranges below this log's own first number; none once the content needs nothing from there (flatten.ts). */
+  baseRanges: readonly LogRange[];
   readonly firstNumber: number;
   next: number;
   /** Checksum of segment `next - 1`. */
@@ -107,7 +107,7 @@ export class LogWriter {
     // Durable: it is what the newest root says.
     this.table.floor = state.points?.bases[0]?.root ?? null;
     const { context } = options;
-    this.reader = new SegmentReader(context.store, ownRanges(state, openEnd));
+    this.reader = new SegmentReader(context.store, rangesUpTo(state, openEnd));
     this.map = new BlockMap(
       this.reader,
       state.top,
@@ -259,7 +259,7 @@ export class LogWriter {
         sizeBytes: String(facts.sizeBytes),
         top,
         mappedBlocks: String(this.map.mappedBlocks),
-        ranges: ownRanges(state, number),
+        ranges: rangesUpTo(state, number),
         covered: {
           epoch: String(state.coveredEpoch),
           incarnation: String(state.coveredIncarnation),
@@ -390,11 +390,6 @@ export class LogWriter {
     return deleted;
   }
 }
-
-const ownRanges = (state: LogState, last: number): LogRange[] => [
-  ...state.baseRanges,
-  { first: state.firstNumber, last, log: state.log, store: 'main' },
-];
 
 /** Bytes of blocks that a map holds. */
 export const mappedBytes = (map: BlockMap): number => map.mappedBlocks * blockBytes;

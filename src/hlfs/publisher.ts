@@ -49,6 +49,11 @@ export interface PublisherOptions {
   readonly onFailed: (error: DvceError) => void;
 }
 
+interface Turn {
+  run(): Promise<void>;
+  refuse(error: DvceError): void;
+}
+
 export class Publisher {
   /** Frozen batches, oldest first; layers of every read until they are in the map. */
   readonly frozen: FrozenBatch[] = [];
@@ -69,6 +74,8 @@ export class Publisher {
   /** Settles when the oldest frozen batch is in the map. */
   #sent = Promise.withResolvers<void>();
   #ahead: { readonly overlay: Overlay; readonly built: Promise<Batch> } | null = null;
+  /** Work that waits for a moment between batches. */
+  #turns: Turn[] = [];
 
   constructor(options: PublisherOptions) {
     this.#options = options;
@@ -119,6 +126,42 @@ export class Publisher {
     this.#start();
   }
 
+  /**
+   * Run `work` between batches, which have their turn first: what it publishes counts as a move. Its failure is the caller's
+   * alone. Space for what it publishes is made before, or it fails with NO_SPACE (S9).
+   */
+  inTurn<T>(publishedBytes: number, work: () => Promise<T>): Promise<T> {
+    return new Promise<T>((resolve, reject) => {
+      const refuse = reject;
+      if (this.#failed) return refuse(this.#failed);
+      if (this.#stopped.signal.aborted) return refuse(isStopped());
+      const { writer, foreground } = this.#options;
+      const run = async (): Promise<void> => {
+        try {
+          await this.#reclaimer.guardReserve(publishedBytes);
+          await writer.finish();
+          resolve(await foreground.step(work));
+        } catch (error) {
+          reject(toDvceError(error));
+        }
+      };
+      this.#turns.push({ run, refuse });
+      this.#start();
+    });
+  }
+
+  /** A root of what is published now, and what it lets go. Only from within a turn. */
+  async writeRoot(): Promise<void> {
+    await this.#options.writer.publishRoot(this.#options.rootFacts());
+    await this.#reclaimer.rooted();
+  }
+
+  #refuseTurns(error: DvceError): void {
+    const turns = this.#turns;
+    this.#turns = [];
+    for (const turn of turns) turn.refuse(error);
+  }
+
   /** Resolves when everything pushed so far is published, or the publisher has failed or stopped. */
   async idle(): Promise<void> {
     if (!this.#running) return;
@@ -128,6 +171,7 @@ export class Publisher {
   /** Stop without publishing more; resolves when the step under way is over. */
   async stop(): Promise<void> {
     this.#stopped.abort();
+    this.#refuseTurns(isStopped());
     await this.idle();
     await this.#reclaimer.settled();
   }
@@ -151,14 +195,14 @@ export class Publisher {
 
   get #hasWork(): boolean {
     if (this.frozen.length > 0) return true;
-    return !this.#isLast && (this.#reclaimer.hasMove || this.#reclaimWanted);
+    return !this.#isLast && (this.#hasMove || this.#reclaimWanted);
   }
 
   async #loop(): Promise<void> {
     while (!this.#stopped.signal.aborted && !this.#failed) {
       const batch = this.frozen[0];
       if (this.#isTimeToMove(batch)) {
-        await this.#patiently(() => this.#reclaimer.publishMove());
+        await this.#move();
         this.#hasMoved = true;
         if (batch === undefined) this.reclaim();
         else this.#reclaimer.consider();
@@ -173,9 +217,19 @@ export class Publisher {
     }
   }
 
+  async #move(): Promise<void> {
+    const turn = this.#turns.shift();
+    if (turn === undefined) await this.#patiently(() => this.#reclaimer.publishMove());
+    else await turn.run();
+  }
+
+  get #hasMove(): boolean {
+    return this.#turns.length > 0 || this.#reclaimer.hasMove;
+  }
+
   /** Batches and moves take turns; a journal that fills up comes first, as long as space is not pressing. */
   #isTimeToMove(batch: FrozenBatch | undefined): boolean {
-    if (!this.#reclaimer.hasMove || this.#isLast) return false;
+    if (!this.#hasMove || this.#isLast) return false;
     if (batch === undefined) return true;
     if (this.#hasMoved) return false;
     const { usedBytes, quotaBytes } = this.#options.journal;
@@ -291,10 +345,14 @@ export class Publisher {
   #fail(error: DvceError): void {
     if (this.#failed || this.#stopped.signal.aborted) return;
     this.#failed = error;
+    this.#refuseTurns(error);
     for (const batch of this.frozen) batch.onRoot?.(error);
     this.#options.onFailed(error);
   }
 }
+
+const isStopped = (): DvceError =>
+  new DvceError('CANCELLED', { what: 'work on a volume that is being closed' });
 
 function assertFirst(frozen: readonly FrozenBatch[], batch: FrozenBatch): void {
   if (frozen[0] !== batch)

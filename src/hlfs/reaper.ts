@@ -9,6 +9,7 @@
  * because its volume's head says `deleting`, or names another log as the current one.
  */
 import { type DvceError, type LogId, toDvceError, type VolumeId } from '../base/index.ts';
+import { releaseBase } from './base-release.ts';
 import { headKey, readHead } from './catalog-documents.ts';
 import type { HlfsContext } from './context.ts';
 import { isTrashed, updateHead, volumeIds } from './heads.ts';
@@ -51,7 +52,7 @@ export async function reap(context: HlfsContext, reclaimLog: ReclaimLog): Promis
   await sweepNames(context);
   await finishSets(context);
   let failure: DvceError | undefined;
-  // Each round but the last removes a log or a volume, so their number bounds the rounds.
+  // Each round but the last removes a log, a volume or a base, so their number bounds the rounds.
   for (let isFreed = true; isFreed && failure === undefined; ) {
     isFreed = false;
     for (const volume of await volumeIds(context)) {
@@ -67,7 +68,7 @@ export async function reap(context: HlfsContext, reclaimLog: ReclaimLog): Promis
   if (failure !== undefined) throw failure;
 }
 
-/** @returns true when a log or the whole volume went */
+/** @returns true when a log or the whole volume went, or a log let go of its base */
 export async function reapVolume(
   context: HlfsContext,
   volume: VolumeId,
@@ -83,7 +84,7 @@ export async function reapVolume(
     await dropUndecided(context, head);
     await settleDeletions(context, head);
   }
-  let isFreed = false;
+  let isFreed = !isDeleting && (await releaseIfFlattened(context, head));
   // The current log comes first: what goes frees its base logs for the same round.
   for (const log of head.logs) {
     await reapReaderPins(context, log);
@@ -100,6 +101,10 @@ export async function reapVolume(
   context.logger.info({ volume }, 'a deleted volume is gone');
   return true;
 }
+
+/** What needed the base of a flattened log may have gone (DD-0018). */
+const releaseIfFlattened = async (context: HlfsContext, head: HeadDocument): Promise<boolean> =>
+  head.flattened === head.log && (await releaseBase(context, head.volume)) === null;
 
 /** A deleted volume: no name, no writer whose request may still arrive (S1), no snapshot to fork from. */
 async function prepareDeleted(context: HlfsContext, head: HeadDocument): Promise<void> {

@@ -6,11 +6,11 @@
  * know survive a rewrite, 64-bit numbers are strings (S10).
  *
  *   volumes/<volume>/head        HeadDocument       who may write, where the log is, name, size
- *   logs/<log>/log               LogDocument        where the log starts (its base); never changes
+ *   logs/<log>/log               LogDocument        where the log starts (its base); a flatten takes the base away, nothing else changes it
  *   logs/<log>/snap/<name>@      SnapshotDocument
  *   logs/<log>/pins/<who>        PinDocument        a fork or reader that needs this log's segments
  *   names/<directory>/<name>@    NameDocument       entry of the hierarchical namespace
- *   intents/<log>                IntentDocument     a log being made, for a new volume or a rollback (N2)
+ *   intents/<log>                IntentDocument     a log being made, for a new volume or a rollback, or losing its base (N2, G4)
  *   sets/<id>                    SetDocument        snapshots of several volumes at one instant exist from it on (G5)
  *   state/<kind>/<name>@         what the agent wants, opaque here
  *
@@ -119,6 +119,8 @@ export interface HeadDocument {
   readonly retainMs?: number | null;
   readonly createdAtMs: number;
   readonly origin: Origin | null;
+  /** This log, while it is the current one, needs no base for its content; what else needs it (DD-0018) is looked at again. */
+  readonly flattened?: LogId;
   readonly image: ImageFacts | null;
 }
 
@@ -130,6 +132,20 @@ export interface LogRange {
   /** Id of the store that holds the log; `main` is the only one of a single host. */
   readonly store: string;
 }
+
+/** The ranges of a log up to `last`. Without a base all numbers are its own, used or not. */
+export const rangesUpTo = (
+  log: {
+    readonly log: LogId;
+    readonly baseRanges: readonly LogRange[];
+    /** Right behind the base that it was made with. */
+    readonly firstNumber: number;
+  },
+  last: number,
+): LogRange[] => {
+  const first = log.baseRanges.length === 0 ? 1 : log.firstNumber;
+  return [...log.baseRanges, { first, last, log: log.log, store: 'main' }];
+};
 
 export interface LogDocument {
   readonly format: number;
@@ -220,10 +236,10 @@ export type NameDocument =
 
 export interface IntentDocument {
   readonly format: number;
-  readonly kind: 'volume' | 'rollback';
+  readonly kind: 'volume' | 'rollback' | 'flatten';
   readonly volume: VolumeId;
   readonly log: LogId;
-  /** Logs in which the maker writes pins; looked through when it is undone. */
+  /** Logs in which the maker writes pins, looked through when it is undone; of a flatten: has pins, which go. */
   readonly pinned: readonly LogId[];
   /** Path that a new volume is to get, null for a rollback. */
   readonly path: string | null;

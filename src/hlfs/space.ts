@@ -170,7 +170,7 @@ async function inheritedBytes(
 }
 
 /** Blocks that lie below the log's own first number: all that are mapped, without those that its own segments count. */
-async function bytesBelow({ map, state, table }: LogWriter): Promise<number> {
+export async function bytesBelow({ map, state, table }: LogWriter): Promise<number> {
   let ownPages = 0;
   await map.walk({
     page: (level, _index, [segment]) => {

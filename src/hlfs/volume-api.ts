@@ -120,6 +120,43 @@ export interface SetCuts {
   drop(token: string): void;
 }
 
+/** What needs the base of a log still. */
+export interface BaseUse {
+  /** The content itself, or the root before the newest. */
+  readonly roots: boolean;
+  /** Oldest first; at most `limits.holdersListed` of them. */
+  readonly snapshots: readonly SnapshotName[];
+  readonly areMore: boolean;
+  /** Points in time from before. */
+  readonly points: boolean;
+}
+
+export interface FlattenOptions {
+  readonly signal: AbortSignal;
+  readonly onProgress: (doneBytes: number, totalBytes: number) => void;
+}
+
+export interface Flattened {
+  readonly movedBytes: number;
+  /** What needs the base still; null when it was let go of. */
+  readonly held: BaseUse | null;
+}
+
+/** What a flatten would do now. */
+export interface FlattenPlan {
+  /** Blocks that lie in the base. */
+  readonly copyBytes: number;
+  /** What would need the base afterwards. */
+  readonly held: BaseUse | null;
+}
+
+/** Makes a volume need nothing of the logs that it was forked from (flatten.ts). */
+export interface FlattenControl {
+  /** After a failure it goes on where it ended. */
+  run(options: FlattenOptions): Promise<Flattened>;
+  plan(): Promise<FlattenPlan>;
+}
+
 export interface OpenVolume extends BlockReader {
   readonly id: VolumeId;
   readonly log: LogId;
@@ -127,6 +164,7 @@ export interface OpenVolume extends BlockReader {
   snapshot(name: SnapshotName, options: SnapshotOptions): Promise<SnapshotDocument>;
   /** Cuts of several volumes at one instant (cuts.ts). */
   readonly cuts: SetCuts;
+  readonly flattener: FlattenControl;
   /** The head already has the new size (G6). */
   grow(sizeBytes: number): void;
   statistics(): VolumeStatistics;

@@ -342,12 +342,23 @@ function buildVolume(
   });
 }
 
+/** Clear everything from `offset` on, beyond the end of the volume too, and root it (G6). */
+async function clearBeyond(volume: Volume, offset: number): Promise<void> {
+  const options = { fua: false, noHole: false, origin: { alive: true } };
+  const cleared = Promise.withResolvers<void>();
+  volume.writeZeroes(offset, limits.volumeBytesMax - offset, options, (error) =>
+    error ? cleared.reject(error) : cleared.resolve(),
+  );
+  await cleared.promise;
+  await volume.publishAll();
+}
+
 /** G6: a shrink leaves no old data behind. The cut-off range is cleared and rooted before the volume serves. */
 async function finishShrink(context: HlfsContext, id: VolumeId, volume: Volume): Promise<void> {
   const head = await requireHead(context, id);
   if (head.value.trimFrom === null) return;
   const from = Number(head.value.trimFrom);
-  await volume.clearBeyond(from);
+  await clearBeyond(volume, from);
   for (let attempt = 0; attempt < limits.documentTries; attempt += 1) {
     const now = await requireHead(context, id);
     const next: HeadDocument = { ...now.value, trimFrom: null };

@@ -24,6 +24,7 @@ import { BuildBudget } from './build-budget.ts';
 import type { HlfsContext } from './context.ts';
 import { Cuts, type MakeSnapshot } from './cuts.ts';
 import { listExtents } from './extents.ts';
+import { Flattener } from './flatten.ts';
 import { Foreground } from './foreground.ts';
 import { requireHead } from './heads.ts';
 import type { Appended, Journal } from './journal.ts';
@@ -93,6 +94,7 @@ export class Volume implements OpenVolume {
   readonly #queue: RequestQueue;
   readonly #foreground: Foreground;
   readonly cuts: Cuts;
+  readonly flattener: Flattener;
   #reclaimTimer: Timer | null = null;
   readonly #expiry: PointExpiry;
   /** Records of earlier incarnations up to here are being published; 0 when all are. */
@@ -184,6 +186,11 @@ export class Volume implements OpenVolume {
       pushMark: (done) => this.#push(mark, noOptions, done),
       checkName: parts.checkSnapshotName,
       makeSnapshot: parts.makeSnapshot,
+    });
+    this.flattener = new Flattener({
+      ...{ context, id: this.id, name, writer, foreground: this.#foreground },
+      publisher: this.#publisher,
+      unnamed: () => this.cuts.unnamed,
     });
     if (readOnlyReason === null) this.#takeTail();
     else this.#fail(new DvceError('READ_ONLY', { name, reason: readOnlyReason }));
@@ -315,17 +322,6 @@ export class Volume implements OpenVolume {
     if (sizeBytes > this.sizeBytes) this.sizeBytes = sizeBytes;
   }
 
-  /** Clear everything from `offset` on, beyond the end of the volume too, and root it (G6). */
-  async clearBeyond(offset: number): Promise<void> {
-    const length = limits.volumeBytesMax - offset;
-    const cleared = Promise.withResolvers<void>();
-    this.#push({ kind: 'hole', offset, length, payload: null }, noOptions, (error) =>
-      error ? cleared.reject(error) : cleared.resolve(),
-    );
-    await cleared.promise;
-    await this.publishAll();
-  }
-
   async publishAll(): Promise<void> {
     await this.cuts.cut();
   }
@@ -367,6 +363,7 @@ export class Volume implements OpenVolume {
     this.#reclaimTimer?.cancel();
     this.#reader.close();
     this.#expiry.stop();
+    this.flattener.stop();
     const clean = this.#failure === null && (await this.#inTime(this.#publishLast()));
     this.#writeLayers.stopTimer();
     await this.#inTime(this.#publisher.stop().then(() => true));

@@ -1,4 +1,5 @@
 /** Snapshots, clones, forks, rollbacks, resizes and reopens of one volume, and what must be true of them. */
+import { DvceError } from '../../src/base/index.ts';
 import type { Guest } from './guest.ts';
 import type { Operation } from './operations.ts';
 import { type Bounds, sectorBytes } from './oracle.ts';
@@ -12,6 +13,9 @@ export class Administration {
   readonly #deletions = new Set<string>();
   #pendingSnapshot: { name: string; least: number } | undefined;
   #pendingRollback: Int32Array | undefined;
+  #flattening:
+    | { program: Run['program']; cancel: AbortController; running: Promise<void> }
+    | undefined;
 
   constructor(session: Session, guest: Guest) {
     this.#session = session;
@@ -180,6 +184,37 @@ export class Administration {
     this.#session.note(`scenario 11: volume deleted${hasClones ? ' in the middle' : ''}`);
   }
 
+  /** Where it is cut off the next one goes on. */
+  async flatten(wait: boolean): Promise<void> {
+    const { target } = this.#session;
+    if (target.flatten === undefined) return;
+    this.#run.calmStore();
+    const cancel = new AbortController();
+    const running = target.flatten(cancel.signal).then(
+      (how) => this.#session.note(`scenario 11: ${how}`),
+      (error: unknown) => this.#flattenFailed(error),
+    );
+    this.#flattening = { program: this.#run.program, cancel, running };
+    if (wait) await this.#run.await(running);
+  }
+
+  #flattenFailed(error: unknown): void {
+    const code = error instanceof DvceError ? error.code : 'unknown';
+    this.#session.note(`a flatten was cut off: ${code}`);
+    if (this.#run.isDisturbed || cutOffs.has(code)) return;
+    this.#run.violation ??= new Violation(`a flatten failed: ${show(error)}`);
+  }
+
+  /** Cancelled and over. */
+  async endFlatten(): Promise<void> {
+    const flattening = this.#flattening;
+    this.#flattening = undefined;
+    // That of a process that died ends no more.
+    if (flattening?.program !== this.#run.program || this.#run.host.isDown) return;
+    flattening.cancel.abort(new DvceError('CANCELLED', { what: 'the request' }));
+    await this.#run.await(flattening.running);
+  }
+
   async #resize(sectors: number): Promise<void> {
     const { shrinkAndGrow } = this.#session.target;
     if (shrinkAndGrow === undefined) return;
@@ -288,6 +323,9 @@ export class Administration {
     this.#session.observe(what, read.value);
   }
 }
+
+/** Closed, cancelled, or one is under way. */
+const cutOffs: ReadonlySet<string> = new Set(['VOLUME_CLOSED', 'CANCELLED', 'CONFLICT']);
 
 function compare(found: Int32Array, content: Int32Array, what: string): void {
   const wrong = content.findIndex((value, sector) => value !== (found[sector] ?? 0));

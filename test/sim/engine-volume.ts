@@ -188,6 +188,12 @@ export class EngineVolume implements SimTarget {
     return content;
   }
 
+  async flatten(signal: AbortSignal): Promise<string> {
+    const { movedBytes, held } = await this.device.flattener.run({ signal, onProgress: () => {} });
+    if (held !== null) return 'flattened, and snapshots hold the origin';
+    return movedBytes === 0 ? 'flattened, with nothing to do' : 'flattened';
+  }
+
   async remove(): Promise<void> {
     await deleteVolume(this.#context, this.#path, notInUse);
     this.#volume = undefined;

@@ -145,6 +145,8 @@ class Simulation {
         return administration.reopen(async () => {});
       case 'drop':
         return administration.drop();
+      case 'flatten':
+        return administration.flatten(operation.wait);
       default:
         return administration.administer(operation);
     }
@@ -172,6 +174,8 @@ class Simulation {
     if (operation.what === 'segment')
       for (const { target } of this.#run.present)
         if (target.publish !== undefined) await this.#run.await(target.publish());
+    if (this.#run.host.isDown) return;
+    for (const administration of this.#administrations) await administration.endFlatten();
     if (this.#run.host.isDown) return;
     await this.#damage.flip(operation);
   }

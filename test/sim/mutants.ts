@@ -143,6 +143,19 @@ export const mutants: readonly Mutant[] = [
     replace: '...pins.map(({ cut }) => cut).slice(0, 0),',
   },
   {
+    name: 'G4 a flatten lets go of the origin although snapshots of before need it',
+    file: 'src/hlfs/base-release.ts',
+    find: 'if (!points && snapshots.names.length === 0) return null;',
+    replace: 'if (!points) return null;',
+  },
+  {
+    name: 'G4 a flatten lets go of the origin when one root says that it may',
+    file: 'src/hlfs/base-release.ts',
+    find: 'if (older === null || !isOwn(older, log)) return needed;',
+    replace: 'if (older === null) return needed;',
+    proof: 'test/hlfs/flatten.test.ts',
+  },
+  {
     name: 'G5 members of a set are cut without being held',
     file: 'src/hlfs/cuts.ts',
     find: '    queue.hold();\n',

@@ -51,6 +51,8 @@ export type Operation =
   | (OnVolume & { readonly kind: 'fork'; readonly name: string; readonly to: number })
   /** Delete a volume that was forked. */
   | (OnVolume & { readonly kind: 'drop' })
+  /** Copy what it has in common with its origin; without `wait` beside all that follows. */
+  | (OnVolume & { readonly kind: 'flatten'; readonly wait: boolean })
   | (OnVolume & { readonly kind: 'rollback'; readonly name: string })
   | (OnVolume & { readonly kind: 'resize'; readonly sectors: number })
   | { readonly kind: 'reap' }

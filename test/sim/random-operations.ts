@@ -75,6 +75,7 @@ const makers: readonly (readonly [weight: number, make: Maker])[] = [
   [1, (r) => ({ kind: 'clone', ...diskOf(r), name: nameOf(r), race: r.below(3) === 0 })],
   [2, (r) => ({ kind: 'fork', ...diskOf(r), name: nameOf(r), to: 1 + r.below(volumes - 1) })],
   [1, (r) => ({ kind: 'drop', disk: 1 + r.below(volumes - 1) })],
+  [1, (r) => ({ kind: 'flatten', disk: 1 + r.below(volumes - 1), wait: r.below(3) === 0 })],
   [1, (r) => ({ kind: 'rollback', ...diskOf(r), name: nameOf(r) })],
   [1, (r, n) => ({ kind: 'resize', ...diskOf(r), sectors: n - 8 * r.below(Math.floor(n / 16)) })],
   [1, () => ({ kind: 'reap' })],

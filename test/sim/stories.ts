@@ -118,6 +118,40 @@ const middleGoes: Story = (r) => [
   { kind: 'restart', ending: endingOf(r) },
 ];
 
+/** A clone is flattened while it is written to, and again after whatever happened; then what it came from goes. */
+const flattened: Story = (r) => [
+  { kind: 'write', first: 0, count: 600, fua: false, wait: true },
+  { kind: 'snapshot', name: 's1' },
+  { kind: 'drop', disk: 2 },
+  { kind: 'drop', disk: 1 },
+  { kind: 'fork', name: 's1', to: 1 },
+  { kind: 'write', disk: 1, first: 100, count: 200, fua: false, wait: true },
+  { kind: 'snapshot', disk: 1, name: 's2' },
+  { kind: 'fork', disk: 1, name: 's2', to: 2 },
+  { kind: 'write', disk: 2, first: 50, count: 100, fua: false, wait: true },
+  ...(r.below(3) === 0 ? [{ kind: 'snapshot', disk: 2, name: 's3' } as const] : []),
+  ...(r.below(2) === 0
+    ? [{ kind: 'crash', ending: endingOf(r), io: 1 + r.below(120), when: 'after' } as const]
+    : []),
+  { kind: 'flatten', disk: 2, wait: false },
+  ...Array.from({ length: 8 }, (): Operation[] => [
+    { kind: 'write', disk: 2, first: 8 * r.below(70), count: 8, fua: false, wait: false },
+    { kind: 'idle', ms: 1 + r.below(20) },
+  ]).flat(),
+  { kind: 'flatten', disk: 2, wait: true },
+  { kind: 'flatten', disk: 2, wait: true },
+  { kind: 'drop', disk: 1 },
+  { kind: 'reap' },
+  { kind: 'write', first: 0, count: 600, fua: false, wait: true },
+  { kind: 'deleteSnapshot', name: 's1' },
+  { kind: 'idle', ms: 5000 },
+  { kind: 'read', disk: 2, first: 0, count: 700 },
+  ...(r.below(2) === 0 ? [{ kind: 'deleteSnapshot', disk: 2, name: 's3' } as const] : []),
+  { kind: 'reap' },
+  { kind: 'restart', ending: endingOf(r) },
+  { kind: 'read', disk: 2, first: 0, count: 700 },
+];
+
 /** Writes go from one volume to another while a set is taken: its members must be of one moment. */
 const setAmongWrites: Story = (r) => [
   { kind: 'snapshot', name: 's1' },
@@ -142,5 +176,6 @@ export const stories: readonly Story[] = [
   cleanedMeanwhile,
   segmentsAhead,
   middleGoes,
+  flattened,
   setAmongWrites,
 ];

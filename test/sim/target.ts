@@ -35,6 +35,8 @@ export interface SimTarget {
   };
   /** Shrink the closed device, open it, grow it to its full size. */
   shrinkAndGrow?(sizeBytes: number): Promise<void>;
+  /** Need nothing of the origin any more. @returns how it ended, for counting */
+  flatten?(signal: AbortSignal): Promise<string>;
   /** Delete the closed volume. */
   remove?(): Promise<void>;
   /** Problems found by reading everything that is reachable. */

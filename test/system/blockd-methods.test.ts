@@ -172,6 +172,16 @@ t.test('B-44 every control method has an effect', async (t) => {
   const names = (await call('snapshot.list', { path: '/a' })).snapshots.map(({ name }) => name);
   t.equal(names.length, 2, 'a clone that cannot be leaves no snapshot behind');
   await t.rejects(call('snapshot.delete', { path: '/a', name: 's1' }), { code: 'IN_USE' });
+  const planned = await call('volume.flatten-plan', { path: '/c1' });
+  t.match(planned, { copyBytes: blockBytes, heldBy: null });
+  t.match(await call('volume.flatten', { path: '/c1' }), {
+    copiedBytes: planned.copyBytes,
+    heldBy: null,
+    volume: { path: '/c1', origin: null },
+  });
+  t.equal(await get('/c1', 1), 10, 'a flattened clone');
+  await call('snapshot.delete', { path: '/a', name: 's1' });
+  await call('snapshot.create', { path: '/a', name: 's1' });
 
   // attachments
   const attach = { path: '/a', attachId: 'run-1', vm: 'guest' };

@@ -178,6 +178,56 @@ async function spaceHolds(t: Test, dvce: Dvce, front: { readonly path: string })
   t.equal(segmentBytes(dvce), 0, 'the store is empty');
 }
 
+/** A clone is flattened, with blockd killed in the middle, until its origin can go and gives its space back (G4). */
+async function flattenHolds(t: Test, dvce: Dvce, front: { readonly path: string }): Promise<void> {
+  const blocks = 16_384;
+  const many = 256;
+  await dvce.ok('volume create /flat/a --size 128MiB');
+  const writer = await RawNbd.connect(front, '/flat/a');
+  for (let at = 0; at < blocks; at += many) {
+    const stamps = Array.from({ length: many }, (_, index) => stamp(at + index, 1));
+    await writer.write(at * blockBytes, Buffer.concat(stamps));
+  }
+  await writer.disconnect();
+  await dvce.ok('volume clone /flat/a /flat/b');
+  const guest = await RawNbd.connect(front, '/flat/b');
+  await guest.write(7 * blockBytes, stamp(7, 2));
+  await guest.flush();
+  await dvce.ok('snapshot create /flat/b@before');
+  t.match(await dvce.json('volume flatten /flat/b --dry-run'), {
+    dryRun: true,
+    steps: [{ detail: '64.0MiB are copied' }],
+    warnings: [/ before$/],
+  });
+  const id = (await dvce.ok('volume flatten /flat/b --no-wait')).trim();
+  await killBlockd(dvce);
+  t.match(await dvce.json(`op show ${id}`), { kind: 'volume.flatten', status: 'failed' });
+  t.match(await dvce.ok('volume flatten /flat/b'), /stays in the store for: before/);
+  t.match(await dvce.ok('volume show /flat/b'), /origin held by +before/);
+  await dvce.ok('snapshot delete /flat/b@before --yes');
+  await until('the origin to be let go of', async () => {
+    const { origin } = await dvce.json<{ origin: unknown }>('volume show /flat/b');
+    return origin === null;
+  });
+  const stored = segmentBytes(dvce);
+  await dvce.ok('volume delete /flat/a --yes --now');
+  await until('its space to be given back', () => segmentBytes(dvce) < stored - 60 * 1_048_576);
+  await killBlockd(dvce);
+  t.match(await dvce.json('volume check /flat/b'), { findings: [] });
+  t.match(await dvce.json('volume flatten /flat/b'), { copiedBytes: 0, heldBy: null });
+  const reader = await RawNbd.connect(front, '/flat/b');
+  for (let at = 0; at < blocks; at += many) {
+    const bytes = await reader.read(at * blockBytes, many * blockBytes);
+    for (let index = 0; index < many; index += 1) {
+      const found = bytes.subarray(index * blockBytes, (index + 1) * blockBytes);
+      const number = readStamp(found, at + index);
+      if (number !== (at + index === 7 ? 2 : 1)) t.fail(`block ${at + index} has ${number}`);
+    }
+  }
+  await reader.disconnect();
+  await fails(t, dvce, 'volume flatten /flat/none', exitCodes.notFound, /does not exist/);
+}
+
 t.test('volumes of an operator', async (t) => {
   const dvce = freshDvce(t);
   await dvce.ok('up');
@@ -318,5 +368,6 @@ t.test('volumes of an operator', async (t) => {
   await dvce.ok('schedule delete often --yes');
   t.equal((await snapshotsOf(dvce, '/prod/v0')).length, 4, 'its snapshots stay');
 
+  await flattenHolds(t, dvce, front);
   await spaceHolds(t, dvce, front);
 });

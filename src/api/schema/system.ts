@@ -29,6 +29,7 @@ export const Operation = Type.Object(
         'image.import',
         'volume.export',
         'volume.check',
+        'volume.flatten',
         'schedule.run',
         'vm.start',
         'vm.stop',

@@ -107,6 +107,18 @@ const retainMs = Type.Integer({
   description: 'Keep every flush for so many milliseconds as a point in time.',
 });
 
+const heldBy = nullable(
+  Type.Object({
+    snapshots: Type.Array(Type.String(), { description: 'Its own snapshots, oldest first.' }),
+    more: Type.Boolean({ description: 'There are more of them.' }),
+    points: Type.Boolean({ description: 'Points in time do.' }),
+  }),
+  {
+    description:
+      'What needs the blocks of the origin still, which therefore stay in the store; null: nothing does.',
+  },
+);
+
 export const Volume = Type.Object(
   {
     id: Type.String({ description: 'UUID; stays when the volume is renamed.' }),
@@ -144,6 +156,7 @@ export const Volume = Type.Object(
         description: 'What is kept; in the answer about one volume.',
       }),
     ),
+    originHeldBy: Type.Optional(heldBy),
     open: nullable(ref(VolumeActivity), { description: 'Present while open.' }),
     space: Type.Optional(
       nullable(ref(VolumeSpace), {
@@ -233,6 +246,16 @@ export const VolumeRecovery = Type.Object(
   { $id: 'VolumeRecovery' },
 );
 export type VolumeRecovery = Static<typeof VolumeRecovery>;
+
+export const VolumeFlattened = Type.Object(
+  {
+    copiedBytes: sizeBytes('Bytes of blocks that were copied.'),
+    heldBy,
+    volume: ref(Volume),
+  },
+  { $id: 'VolumeFlattened', description: 'What an operation of kind volume.flatten ends with.' },
+);
+export type VolumeFlattened = Static<typeof VolumeFlattened>;
 
 export const VolumeCheck = Type.Object(
   {

@@ -7,6 +7,7 @@ import { labels, orDash, size, time, yesNo } from '../format.ts';
 import { usageError } from '../output.ts';
 import { limitsGiven, limitsText } from '../rate-limits.ts';
 import type { Run } from '../spec.ts';
+import { heldFacts } from './volume-tree.ts';
 
 function facts(volume: Volume): readonly (readonly [string, string])[] {
   const { open, origin, image } = volume;
@@ -22,6 +23,7 @@ function facts(volume: Volume): readonly (readonly [string, string])[] {
     ['limits', limitsText(volume.limits)],
     ['created', time(volume.createdAt)],
     ['cloned from', origin === null ? '-' : `${origin.path}@${origin.snapshot}`],
+    ...heldFacts(volume),
     ...(image === null ? [] : [['image of', `${image.source} (${image.digest})`] as const]),
     ['snapshots', `${volume.snapshots}`],
     ...(volume.scrub === undefined ? [] : [['scrubbed', scrubbed(volume.scrub)] as const]),

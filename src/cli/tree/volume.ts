@@ -150,6 +150,22 @@ export const volume: NounSpec = {
       run: async () => (await load()).clone,
     },
     {
+      name: 'flatten',
+      summary: 'make a clone need nothing of what it was cloned from',
+      details:
+        'Copies the blocks that the volume still has in common with its origin; then it has no origin, and a deleted origin gives its space back. Guests may use the volume meanwhile: what they write stays, and the copy gives way to them. Cancelled or cut short it can be started again and goes on from there. Snapshots of the volume from before still need the origin: it stays in the store until they are deleted ("dvce volume show" names them). With --dry-run the bytes to be copied are said. A volume without an origin stays as it is.',
+      arguments: [path],
+      options: [option.noWait, option.timeout],
+      examples: [
+        'dvce volume flatten /test/db --dry-run',
+        'dvce volume flatten /test/db',
+        'dvce volume flatten /test/db --no-wait',
+        'dvce volume flatten /test/db --timeout 10m',
+        'dvce volume flatten /test/db -o json',
+      ],
+      run: async () => (await import('../commands/volume-tree.ts')).flatten,
+    },
+    {
       name: 'check',
       summary: 'verify every byte that a volume can reach',
       details:

@@ -1,0 +1,23 @@
+/** The control protocol on what volumes have in common: flatten (DD-0018). */
+
+/** What needs the logs that a flattened volume was forked from. */
+export interface BaseHolders {
+  /** Its own snapshots, oldest first, not all of them when there are many. */
+  readonly snapshots: readonly string[];
+  readonly more: boolean;
+  /** Points in time. */
+  readonly points: boolean;
+}
+
+export interface TreeMethods<VolumeInfo> {
+  /** Copy what the volume has in common with its origin, until it needs nothing of it. Repeatable; progress in bytes. */
+  'volume.flatten': {
+    params: { path: string };
+    result: { copiedBytes: number; heldBy: BaseHolders | null; volume: VolumeInfo };
+  };
+  /** What a flatten would do now. */
+  'volume.flatten-plan': {
+    params: { path: string };
+    result: { copyBytes: number; heldBy: BaseHolders | null };
+  };
+}
