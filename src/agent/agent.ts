@@ -2,6 +2,7 @@
  * The agent: everything that serves the API, wired together, and what concerns the whole host (status, doctor, shutdown).
  *
  *   open --> reconcile --> serve ... --> prepareShutdown --> requestStop --> close
+ *        blockd is away: waitForBlockd --> serve --> reconcile ...
  *
  * Invariants: the agent may end at any time, by kill -9 too, and nothing of the guests is touched: blockd, the hypervisors
  * and their disks are processes of their own. What it keeps is in documents (vm-documents.ts) or may be lost
@@ -94,6 +95,7 @@ export class Agent {
   readonly #interrupted: Awaited<ReturnType<typeof Operations.open>>['interrupted'];
   readonly #hostBoot: HostBoot;
   #stopping = false;
+  #isWaiting = false;
 
   private constructor(
     options: AgentOptions,
@@ -186,6 +188,21 @@ export class Agent {
     return new Agent(options, opened, documents, { events, tokens, audit, keys });
   }
 
+  /** blockd was away when the agent started: `reconcile` is still to come. */
+  get isWaiting(): boolean {
+    return this.#isWaiting;
+  }
+
+  /** Serve before `reconcile`, as far as that goes (http/waiting.ts). */
+  waitForBlockd(): void {
+    this.#isWaiting = true;
+  }
+
+  /** Guests run on this host. */
+  async hasGuests(): Promise<boolean> {
+    return (await this.#options.driver.runningIds()).length > 0;
+  }
+
   /** Bring what is kept and what runs together; needs blockd. */
   async reconcile(): Promise<void> {
     await this.images.tidy(this.#interrupted);
@@ -194,6 +211,7 @@ export class Agent {
     await this.#hostBoot.record();
     this.vms.keep();
     this.schedules.start();
+    this.#isWaiting = false;
   }
 
   /** True from the moment when blockd is being stopped on purpose. */

@@ -23,6 +23,7 @@ import { type ExportFormat, type ExportResult, runExport } from '../images/index
 import type { DataProcess } from './data-process.ts';
 import { imageSnapshot } from './images.ts';
 import type { OperationHandle, Operations } from './operations.ts';
+import { snapshotNamed } from './snapshot-pages.ts';
 
 const long = { timeoutMs: limits.blockdLongCallMs } as const;
 
@@ -158,8 +159,7 @@ export class ImageExports {
   ): Promise<{ snapshot: string; isTemporary: boolean }> {
     const { blockd } = this.#options;
     if (snapshot !== undefined) {
-      const { snapshots } = await blockd.call('snapshot.list', { path });
-      if (!snapshots.some(({ name }) => name === snapshot))
+      if ((await snapshotNamed(blockd, path, snapshot)) === undefined)
         throw new DvceError('NOT_FOUND', { kind: 'snapshot', name: `${path}@${snapshot}` });
       return { snapshot, isTemporary: false };
     }
@@ -192,8 +192,7 @@ export class ImageExports {
       const path = `/${decodeURIComponent(resources[0]?.split('/').at(-1) ?? '')}`;
       const name = temporarySnapshot(id);
       try {
-        const { snapshots } = await blockd.call('snapshot.list', { path });
-        const found = snapshots.find((one) => one.name === name);
+        const found = await snapshotNamed(blockd, path, name);
         if (found?.labels[exportLabel] !== id) continue;
         logger.info({ path, name }, 'deleting what an interrupted export left');
         await blockd.call('snapshot.delete', { path, name }, long);

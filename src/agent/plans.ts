@@ -17,6 +17,7 @@ import {
 import type { VolumeInfo } from '../blockd/index.ts';
 import { publicName } from '../images/index.ts';
 import type { Agent } from './agent.ts';
+import { snapshotNamed, snapshotPages } from './snapshot-pages.ts';
 import { planDisks } from './vm-disks.ts';
 import { hardwareOf } from './vm-request.ts';
 
@@ -104,14 +105,11 @@ function refuseAttached({ path, open }: VolumeInfo): void {
     });
 }
 
-const snapshotsOf = async ({ blockd }: Agent, path: VolumePath) =>
-  (await blockd.call('snapshot.list', { path })).snapshots;
-
 /** @throws NOT_FOUND as the change would */
 async function snapshotAt(agent: Agent, asked: Asked) {
   const path = pathOf(asked);
   const name = asSnapshotName(asked.params['name'] ?? '');
-  const snapshot = (await snapshotsOf(agent, path)).find((one) => one.name === name);
+  const snapshot = await snapshotNamed(agent.blockd, path, name);
   if (snapshot === undefined)
     throw new DvceError('NOT_FOUND', { kind: 'snapshot', name: `${path}@${name}` });
   return { path, name, snapshot };
@@ -169,14 +167,18 @@ const deleteVolume: MakePlan = async (agent, asked) => {
   await refuseUsed(agent, asVolumePath(volume.path));
   refuseProtected(volume);
   refuseAttached(volume);
-  const snapshots = await snapshotsOf(agent, asVolumePath(volume.path));
-  const kept = snapshots.find((one) => one.protected);
-  if (kept !== undefined)
-    throw new DvceError('PROTECTED', { kind: 'snapshot', name: `${volume.path}@${kept.name}` });
-  return [
-    step('delete', urls.volume(volume.path), formatSize(volume.sizeBytes)),
-    ...snapshots.map(({ name }) => step('delete', urls.snapshot(volume.path, name))),
-  ];
+  const steps = [step('delete', urls.volume(volume.path), formatSize(volume.sizeBytes))];
+  let more = 0;
+  for await (const snapshots of snapshotPages(agent.blockd, volume.path)) {
+    const kept = snapshots.find((one) => one.protected);
+    if (kept !== undefined)
+      throw new DvceError('PROTECTED', { kind: 'snapshot', name: `${volume.path}@${kept.name}` });
+    for (const { name } of snapshots)
+      if (steps.length > limits.planSnapshotsMax) more += 1;
+      else steps.push(step('delete', urls.snapshot(volume.path, name)));
+  }
+  if (more > 0) steps.push(step('delete', urls.snapshots(volume.path), `${more} more snapshots`));
+  return steps;
 };
 
 const onVolume =
@@ -203,8 +205,7 @@ const pauseScrub: MakePlan = async () => [step('change', '/v1/scrub')];
 const createSnapshot: MakePlan = async (agent, asked) => {
   const { path } = await volumeAt(agent, pathOf(asked));
   const name = asSnapshotName(text(asked.body['name']));
-  const taken = await snapshotsOf(agent, asVolumePath(path));
-  if (taken.some((one) => one.name === name))
+  if ((await snapshotNamed(agent.blockd, path, name)) !== undefined)
     throw new DvceError('ALREADY_EXISTS', { kind: 'snapshot', name: `${path}@${name}` });
   return [step('create', urls.snapshot(path, name))];
 };
@@ -215,8 +216,7 @@ const createSnapshotSet: MakePlan = async (agent, asked) => {
   const steps: PlanStep[] = [];
   for (const given of paths) {
     const { path } = await volumeAt(agent, given);
-    const taken = await snapshotsOf(agent, asVolumePath(path));
-    if (taken.some((one) => one.name === name))
+    if ((await snapshotNamed(agent.blockd, path, name)) !== undefined)
       throw new DvceError('ALREADY_EXISTS', { kind: 'snapshot', name: `${path}@${name}` });
     steps.push(step('create', urls.snapshot(path, name)));
   }

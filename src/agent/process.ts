@@ -2,8 +2,8 @@
  * The agent as a process: lock, directories, blockd, the API on its socket, signals; and the way back.
  *
  * Order of the start: the lock first (N3: a second agent changes nothing), then blockd, then what is kept, the socket last,
- * so that whoever gets an answer gets a whole agent. Ending leaves blockd and the guests as they are unless a shutdown
- * request said otherwise.
+ * so that whoever gets an answer gets a whole agent; one that has to wait for blockd says so (http/waiting.ts). Ending leaves
+ * blockd and the guests as they are unless a shutdown request said otherwise.
  */
 import { join } from 'node:path';
 import type { Shutdown } from '../api/index.ts';
@@ -27,6 +27,8 @@ import { answersItself } from './liveness.ts';
 import { type ApiOptions, serveApi } from './serve-api.ts';
 import type { Settings } from './settings.ts';
 import { startBlockd } from './start-blockd.ts';
+import { isHeld } from './stop-blockd.ts';
+import { isAway } from './store-away.ts';
 
 export interface AgentProcessOptions {
   readonly dataDirectory: string;
@@ -140,16 +142,7 @@ async function serve(options: AgentProcessOptions, layout: AgentLayout): Promise
   const { logger, signal } = options;
   const { agent, client } = await openAgent(options, layout);
   try {
-    await startBlockd({
-      dataDirectory: layout.root,
-      blockdOptions: options.blockdOptions,
-      blockd: client,
-      clock: options.clock,
-      timers: options.timers,
-      signal,
-      isExternal: options.isBlockdExternal,
-    });
-    await agent.reconcile();
+    await begin(options, layout, agent, client);
   } catch (error) {
     await agent.close();
     client.close();
@@ -175,6 +168,33 @@ async function serve(options: AgentProcessOptions, layout: AgentLayout): Promise
   }
 }
 
+/**
+ * blockd, then what is kept. A blockd that ran before, that somebody else runs or that guests wait for is waited for only a moment:
+ * then the agent serves without it, because who looks after the host needs it most then. Any other that does not start is
+ * an error of the start.
+ */
+async function begin(
+  options: AgentProcessOptions,
+  { root }: AgentLayout,
+  agent: Agent,
+  blockd: BlockdClient,
+): Promise<void> {
+  const { blockdOptions, clock, timers, signal, logger, isBlockdExternal: isExternal } = options;
+  const isExpected =
+    isExternal === true || isHeld(root, 'launcher.lock') || (await agent.hasGuests());
+  try {
+    await startBlockd({
+      ...{ dataDirectory: root, blockdOptions, blockd, clock, timers, signal, isExternal },
+      ...(isExpected ? { timeoutMs: limits.blockdPatienceMs } : {}),
+    });
+    await agent.reconcile();
+  } catch (error) {
+    if (signal.aborted || !isExpected || !isAway(error)) throw error;
+    logger.error({ err: error }, 'blockd is away: the agent serves what goes without it');
+    agent.waitForBlockd();
+  }
+}
+
 const aborted = (signal: AbortSignal): Promise<void> =>
   new Promise((resolve) => {
     if (signal.aborted) return resolve();
@@ -189,16 +209,20 @@ async function watchBlockd(
 ): Promise<void> {
   while (!signal.aborted) {
     try {
-      await sleep(timers, limits.agentWatchMs, signal);
+      await sleep(timers, agent.isWaiting ? limits.blockdPatienceMs : limits.agentWatchMs, signal);
+      if (agent.stopping) continue;
       // What runs it elsewhere also starts it again; the health of the host says when it is away.
-      if (agent.stopping || isBlockdExternal === true) continue;
-      await ensureBlockd({
-        dataDirectory: layout.root,
-        argv: blockdOptions,
-        clock,
-        timers,
-        signal,
-      });
+      if (isBlockdExternal !== true)
+        await ensureBlockd({
+          dataDirectory: layout.root,
+          argv: blockdOptions,
+          clock,
+          timers,
+          signal,
+        });
+      if (!agent.isWaiting) continue;
+      await agent.reconcile();
+      logger.info({}, 'blockd answers: VMs are looked after again');
     } catch (error) {
       if (signal.aborted) return;
       logger.error({ err: error }, 'blockd does not answer');

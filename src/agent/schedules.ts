@@ -27,9 +27,11 @@ import {
   type Timers,
   toDvceError,
 } from '../base/index.ts';
+import type { SnapshotInfo } from '../blockd/index.ts';
 import type { DataProcess } from './data-process.ts';
 import type { OperationHandle, Operations } from './operations.ts';
 import { checkChosen, chosen, outlived, scheduleLabel, snapshotName } from './schedule-plan.ts';
+import { snapshotsThat } from './snapshot-pages.ts';
 import { type Stored, StoredDocuments } from './stored-documents.ts';
 import { latestDue, parseTimetable, type Timetable, upcoming } from './timetable.ts';
 
@@ -246,7 +248,7 @@ export class Schedules {
     const table = this.#table(value);
     const volumes = chosen(value, (await blockd.call('volume.list', {})).volumes);
     const known = new Map<string, Awaited<ReturnType<typeof this.snapshotsOf>>>();
-    for (const { path } of volumes) known.set(path, await this.snapshotsOf(path));
+    for (const { path } of volumes) known.set(path, await this.snapshotsOf(name, path));
     const runs = upcoming(table, clock.wallMs(), count).map((atMs) => {
       const deletes: string[] = [];
       for (const [path, snapshots] of known) {
@@ -264,8 +266,10 @@ export class Schedules {
     return { runs, volumes: volumes.map(({ path }) => path) };
   }
 
-  async snapshotsOf(path: string) {
-    return (await this.#options.blockd.call('snapshot.list', { path })).snapshots;
+  /** Its snapshots of one volume. */
+  async snapshotsOf(name: string, path: string): Promise<SnapshotInfo[]> {
+    const isOurs = ({ labels }: SnapshotInfo): boolean => labels[scheduleLabel] === name;
+    return snapshotsThat(this.#options.blockd, path, isOurs);
   }
 
   async #begin(schedule: StoredSchedule, dueMs: number, isDue: boolean): Promise<Operation> {
@@ -363,7 +367,8 @@ export class Schedules {
       handle.log(`${path}@${name}: there already`);
     }
     const { zone } = this.#table({ every, timeZone });
-    for (const old of outlived(schedule, await this.snapshotsOf(path), keep, zone, dueMs)) {
+    const mine = await this.snapshotsOf(schedule, path);
+    for (const old of outlived(schedule, mine, keep, zone, dueMs)) {
       handle.signal.throwIfAborted();
       try {
         await blockd.call('snapshot.delete', { path, name: old }, long);

@@ -20,6 +20,7 @@ import { guard, isVisible } from './http/guard.ts';
 import { replayAnswers } from './http/idempotency.ts';
 import { shapeAnswers } from './http/lists.ts';
 import { auditChanges, recordRequests } from './http/records.ts';
+import { waitForBlockd } from './http/waiting.ts';
 import { accessRoutes } from './routes/access.ts';
 import { configRoutes } from './routes/config.ts';
 import { eventRoutes } from './routes/events.ts';
@@ -84,6 +85,7 @@ export async function buildServer(
   answerErrors(server, logger);
   guard(server, agent, doors?.identify);
   if (accessLog !== undefined) recordRequests(server, accessLog, logger);
+  waitForBlockd(server, agent);
   auditChanges(server, agent.audit, agent.clock);
   shapeAnswers(server, isVisible);
   await server.register(fastifySwagger, {

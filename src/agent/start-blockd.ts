@@ -29,6 +29,7 @@ export interface StartBlockdOptions {
   readonly signal: AbortSignal;
   /** Something else (systemd) runs blockd: it is waited for, never started. */
   readonly isExternal?: boolean | undefined;
+  readonly timeoutMs?: number;
 }
 
 const triesMax = 3;
@@ -39,14 +40,14 @@ const complaint = /^dvce blockd: (.*)$/gm;
 export async function startBlockd(options: StartBlockdOptions): Promise<void> {
   if (options.isExternal === true) return awaitBlockd(options);
   const { root, launcherLogFile, controlSocket } = dataDirectory(options.dataDirectory);
-  const { clock, timers, blockd, blockdOptions } = options;
+  const { clock, timers, blockd, blockdOptions, timeoutMs = limits.blockdStartMs } = options;
   const hadLauncher = isHeld(root, 'launcher.lock');
   const said = logReader(launcherLogFile);
   const done = new AbortController();
   const signal = AbortSignal.any([options.signal, done.signal]);
   try {
     await Promise.race([
-      ensureBlockd({ dataDirectory: root, argv: blockdOptions, clock, timers, signal }),
+      ensureBlockd({ dataDirectory: root, argv: blockdOptions, clock, timers, signal, timeoutMs }),
       givesUp(said, controlSocket, timers, signal),
     ]);
   } catch (error) {
@@ -70,9 +71,10 @@ export async function awaitBlockd({
   clock,
   timers,
   signal,
+  timeoutMs = limits.blockdStartMs,
 }: StartBlockdOptions): Promise<void> {
   const { controlSocket } = dataDirectory(root);
-  const end = clock.monotonicMs() + limits.blockdStartMs;
+  const end = clock.monotonicMs() + timeoutMs;
   const client = new BlockdClient({ socketPath: controlSocket, timers });
   try {
     for (;;) {

@@ -26,6 +26,7 @@ import {
 import type { SnapshotInfo, VolumeInfo } from '../blockd/index.ts';
 import type { Hypervisor } from '../vm/index.ts';
 import type { DataProcess } from './data-process.ts';
+import { snapshotNamed } from './snapshot-pages.ts';
 import type { VmDocument, VmDocumentDisk, VmDocuments } from './vm-documents.ts';
 import { nicsOf } from './vm-guest-fields.ts';
 import type { Nics } from './vm-nics.ts';
@@ -235,8 +236,8 @@ export class VmSnapshots {
       if (other.id !== vm.id && other.disks.some(({ path }) => paths.has(path)))
         throw gone(`VM ${other.name} has one of its disks now`);
     for (const { path } of writtenDisks(document.vm)) {
-      const { snapshots } = await this.#options.blockd.call('snapshot.list', { path });
-      if (!snapshots.some((snapshot) => isOf(snapshot, document)))
+      const snapshot = await snapshotNamed(this.#options.blockd, path, document.name);
+      if (snapshot === undefined || !isOf(snapshot, document))
         throw gone(`${path}@${document.name} was deleted`);
     }
   }
@@ -343,10 +344,11 @@ export class VmSnapshots {
     const parts: SnapshotInfo[] = [];
     for (const { path } of writtenDisks(document.vm))
       try {
-        const { snapshots } = await this.#options.blockd.call('snapshot.list', { path });
-        parts.push(...snapshots.filter((snapshot) => isOf(snapshot, document)));
+        const { name } = document;
+        const snapshot = await this.#options.blockd.call('snapshot.get', { path, name });
+        if (isOf(snapshot, document)) parts.push(snapshot);
       } catch (error) {
-        // The volume may be gone, and its snapshots with it.
+        // The volume may be gone, and its snapshots with it; or the snapshot alone.
         if (!isMissing(error)) throw error;
       }
     return parts;

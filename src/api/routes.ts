@@ -176,8 +176,21 @@ export class ApiClient {
   };
 
   readonly snapshots = {
-    list: async (path: string) =>
-      (await this.#get<{ snapshots: Snapshot[] }>(urls.snapshots(path))).snapshots,
+    /** All of them. */
+    list: async (path: string) => {
+      const found: Snapshot[] = [];
+      for (let cursor: string | undefined; ; ) {
+        const { snapshots, next } = await this.snapshots.page(path, { cursor });
+        found.push(...snapshots);
+        if (next === undefined) return found;
+        cursor = next;
+      }
+    },
+    page: (
+      path: string,
+      query: { limit?: number | undefined; cursor?: string | undefined } = {},
+    ): Promise<{ snapshots: Snapshot[]; next?: string }> =>
+      this.#get(urls.snapshots(path), { ...long, query }),
     createSet: async (body: SnapshotSetCreate) =>
       (await this.#send<{ snapshots: Snapshot[] }>('POST', '/v1/snapshot-sets', body, long))
         .snapshots,

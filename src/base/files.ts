@@ -38,6 +38,11 @@ export interface FileStat {
 /** Modes: `read`, `write` (existing file, read and write), `create` (fails when it exists, read and write). */
 export type OpenMode = 'read' | 'write' | 'create';
 
+export interface DirectoryEntry {
+  readonly name: string;
+  readonly isDirectory: boolean;
+}
+
 export interface FileSystem {
   openSync(path: string, mode: OpenMode): OpenFile;
   /** fsync of a directory: makes names in it durable. */
@@ -48,6 +53,8 @@ export interface FileSystem {
   makeNewDirectory(path: string): Promise<void>;
   /** Names in the directory, unsorted; ENOENT when it is missing. */
   list(path: string): Promise<string[]>;
+  /** The same with what each is. May be absent: `stat` says it of each. */
+  entries?(path: string): Promise<readonly DirectoryEntry[]>;
   /** link(2): fails with EEXIST when `target` exists. */
   link(source: string, target: string): Promise<void>;
   rename(source: string, target: string): Promise<void>;
@@ -117,6 +124,18 @@ export const nodeFileSystem: FileSystem = {
   },
   makeNewDirectory: (path) => fs.promises.mkdir(path, { mode: 0o750 }),
   list: (path) => fs.promises.readdir(path),
+  async entries(path) {
+    const found = await fs.promises.readdir(path, { withFileTypes: true });
+    return Promise.all(
+      found.map(async (entry) => ({
+        name: entry.name,
+        isDirectory:
+          entry.isDirectory() ||
+          (entry.isSymbolicLink() &&
+            (await nodeFileSystem.stat(`${path}/${entry.name}`))?.isDirectory === true),
+      })),
+    );
+  },
   link: (source, target) => fs.promises.link(source, target),
   rename: (source, target) => fs.promises.rename(source, target),
   remove: (path) => fs.promises.unlink(path),

@@ -254,7 +254,14 @@ export const limitTable = {
   controlHelloMs: limit(5000, 'ms', 'connect and hello; a silent connection is dropped after it'),
   controlProgressMs: limit(250, 'ms', 'at most one progress message in this time per request'),
   controlListMax: limit(10_000, 'count', 'volumes in one answer of volume.list'),
-  listReadsMax: limit(8, 'count', 'volumes whose documents volume.list reads at the same time'),
+  listReadsMax: limit(8, 'count', 'documents that a list reads at the same time'),
+  planSnapshotsMax: limit(100, 'count', 'snapshots named one by one in the plan of a deletion'),
+  snapshotPageMax: limit(1000, 'count', 'snapshots in one answer of snapshot.list; half a MiB'),
+  snapshotsKnownMax: limit(
+    200_000,
+    'count',
+    'snapshots remembered for the trees of volumes, some 60 MiB; one volume may have more',
+  ),
   diffRangesMax: limit(20_000, 'count', 'ranges in one answer of snapshot.diff'),
   memoryArenas: limit(
     2,
@@ -308,6 +315,7 @@ export const limitTable = {
   ),
   blockdPollMs: limit(50, 'ms', 'pause between two questions whether a started blockd answers'),
   blockdStartMs: limit(30_000, 'ms', 'deadline for a started blockd to answer hello'),
+  blockdPatienceMs: limit(5000, 'ms', 'an agent serves without a blockd that is away for longer'),
   shutdownMs: limit(
     60_000,
     'ms',
@@ -575,6 +583,7 @@ export const limitTable = {
   ),
   segmentKeysMax: limit(4096, 'count', 'texts of segment keys kept per open log'),
   listPageEntries: limit(1000, 'count', 'entries asked from a store at once'),
+  listAllEntries: limit(64_000, 'count', 'the same where all are wanted and there are many'),
   openFilesPerStore: limit(256, 'count', 'segment files kept open for reading'),
   imageBytesMax: limit(4 * TiB, 'bytes', 'virtual size of an image that may be imported'),
   downloadBytesMax: limit(256 * GiB, 'bytes', 'one download of an image'),

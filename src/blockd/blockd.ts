@@ -29,6 +29,7 @@ import {
   reap,
   reclaimLog,
   requireHead,
+  SnapshotIndex,
 } from '../hlfs/index.ts';
 import { openLocalStore } from '../stores/index.ts';
 import { CatalogView } from './catalog-view.ts';
@@ -90,6 +91,8 @@ const logCheckMs = 60_000;
 interface Opened {
   readonly hlfs: HlfsContext;
   readonly view: CatalogView;
+  /** A document was written, or may have been. */
+  readonly changed: (key: string) => void;
   readonly table: OpenTable;
 }
 
@@ -103,19 +106,24 @@ async function openDirectory(world: BlockdWorld): Promise<Opened> {
   const journalDirectory = directory.journal;
   const base = { files, clock, timers, random, logger };
   const plain: HlfsContext = { ...base, store, documents, node, scope, journalDirectory };
-  const view = new CatalogView(plain);
-  const hlfs = { ...plain, documents: observed(documents, (key) => view.changed(key)) };
+  const snapshots = new SnapshotIndex(plain);
+  const view = new CatalogView({ ...plain, snapshots });
+  const changed = (key: string): void => {
+    snapshots.changed(key);
+    view.changed(key);
+  };
+  const hlfs = { ...plain, documents: observed(documents, changed), snapshots };
   const { openTableFile: path, crashFile: crashPath } = directory;
   const table = await OpenTable.load({ files, path, crashPath, clock, logger });
   // Says that the blockd of its pid ended as told; this one has not.
   rmSync(directory.exitFile, { force: true });
-  return { hlfs, view, table };
+  return { hlfs, view, changed, table };
 }
 
 function startWorkers(
   options: BlockdOptions,
   world: BlockdWorld,
-  { hlfs, view }: Opened,
+  { hlfs, changed }: Opened,
 ): WorkerPool {
   const { directory, clock, timers, fatal } = world;
   const count = options.workers ?? Math.min(availableParallelism(), 4);
@@ -134,7 +142,7 @@ function startWorkers(
     clock,
     timers,
     onFatal: (thread, error) => fatal(error, thread.onlyVolume),
-    onChanged: (key) => view.changed(key),
+    onChanged: changed,
   });
 }
 

@@ -15,13 +15,13 @@
  */
 import { limits, type VolumeId } from '../base/index.ts';
 import {
+  countSnapshots,
   type Documents,
   type HeadDocument,
   type HlfsContext,
   isAt,
   isUsable,
   listPlaces,
-  listSnapshots,
   type Named,
   readHead,
   type VolumeRecord,
@@ -138,7 +138,7 @@ export class CatalogView {
     const before = this.#changes;
     const head = await readHead(this.#context, id);
     if (head === undefined) return undefined;
-    const count = isUsable(head.value) ? (await listSnapshots(this.#context, id)).length : 0;
+    const count = isUsable(head.value) ? await countSnapshots(this.#context, head.value) : 0;
     const known = { version: head.version, head: head.value, snapshots: count };
     if (before === this.#changes) {
       this.#volumes.set(id, known);

@@ -1,10 +1,10 @@
 /** Control methods on points in time (DD-0013). */
 import { asSnapshotName, asVolumePath, DvceError, limits } from '../base/index.ts';
-import { getVolume, listSnapshots, type PointChoice, type VolumeRecord } from '../hlfs/index.ts';
+import { getVolume, type PointChoice, snapshotRecord, type VolumeRecord } from '../hlfs/index.ts';
 import type { ControlHandlers } from './control-server.ts';
 import type { NodeContext } from './node-context.ts';
 import type { ControlParams, ControlResult } from './protocol.ts';
-import { describePoint, describeSnapshots } from './volume-info.ts';
+import { describePoint, describeSnapshot } from './volume-info.ts';
 import { exists, infoOf, inTurn, withWarnings } from './volume-methods.ts';
 
 export function pointMethods(
@@ -80,8 +80,7 @@ async function openPoint(node: NodeContext, params: AtParams): Promise<ControlRe
   return inTurn(node, path, async () => {
     const call = { id, path, choice, options };
     const made = await node.pool.leastLoaded().call('points.snapshot', call);
-    const all = describeSnapshots(path, await listSnapshots(node.hlfs, id));
-    const found = all.find((one) => one.name === made.name) ?? null;
+    const found = describeSnapshot(path, await snapshotRecord(node.hlfs, id, made.name));
     return { ...describePoint(made.point), snapshot: found, volume: null };
   });
 }

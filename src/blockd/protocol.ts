@@ -116,6 +116,12 @@ export interface VolumeActivity {
   readonly latencies?: readonly RequestLatency[];
 }
 
+/** Behind the snapshot of this time and name. */
+export interface SnapshotPlace {
+  readonly createdAt: string;
+  readonly name: string;
+}
+
 export interface SnapshotInfo {
   readonly id: string;
   readonly name: string;
@@ -323,7 +329,12 @@ export interface ControlMethods
     params: { paths: string[]; name: string; labels?: Labels; protected?: boolean };
     result: { snapshots: SnapshotInfo[] };
   };
-  'snapshot.list': { params: { path: string }; result: { snapshots: SnapshotInfo[] } };
+  /** In the order of time and name; `next` is the `after` of the next page, null at the end. */
+  'snapshot.list': {
+    params: { path: string; after?: SnapshotPlace; limit?: number };
+    result: { snapshots: SnapshotInfo[]; next: SnapshotPlace | null };
+  };
+  'snapshot.get': { params: { path: string; name: string }; result: SnapshotInfo };
   'snapshot.update': {
     params: { path: string; name: string; labels?: Labels; protected?: boolean };
     result: SnapshotInfo;

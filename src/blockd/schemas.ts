@@ -20,6 +20,7 @@ const path = Type.String({ minLength: 1, maxLength: pathCharactersMax });
 const name = Type.String({ minLength: 1, maxLength: 255 });
 const bytes = Type.Integer({ minimum: 0, maximum: Number.MAX_SAFE_INTEGER });
 const time = Type.Number();
+const timeText = Type.String({ pattern: '^[-+0-9]{4,7}-[0-9]{2}-[0-9]{2}T[0-9:.]{12}Z$' });
 const count = Type.Integer({ minimum: 1, maximum: 1_000_000 });
 const labels = Type.Record(
   Type.String({ pattern: '^[A-Za-z0-9][A-Za-z0-9._/-]{0,62}$' }),
@@ -149,7 +150,12 @@ export const paramSchemas: Readonly<Record<ControlMethod, JsonSchema>> = {
     labels: optional(labels),
     protected: optional(flag),
   }),
-  'snapshot.list': closed({ path }),
+  'snapshot.list': closed({
+    path,
+    after: optional(closed({ createdAt: timeText, name })),
+    limit: optional(Type.Integer({ minimum: 1, maximum: limits.snapshotPageMax })),
+  }),
+  'snapshot.get': closed({ path, name }),
   'snapshot.update': closed({
     path,
     name,

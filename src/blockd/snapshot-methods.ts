@@ -4,15 +4,17 @@ import {
   checkSnapshotName,
   deleteSnapshot,
   getVolume,
-  listSnapshots,
+  newestSnapshot,
   readRanges,
   rollbackVolume,
+  snapshotPage,
+  snapshotRecord,
 } from '../hlfs/index.ts';
 import type { ControlHandlers } from './control-server.ts';
 import type { NodeContext } from './node-context.ts';
 import type { SnapshotInfo } from './protocol.ts';
 import { createSnapshotSet } from './snapshot-set.ts';
-import { describeSnapshots } from './volume-info.ts';
+import { describePlace, describeSnapshot } from './volume-info.ts';
 import { infoOf, inTurn } from './volume-methods.ts';
 
 type SnapshotMethods = Pick<
@@ -20,6 +22,7 @@ type SnapshotMethods = Pick<
   | 'snapshot.create'
   | 'snapshot.create-set'
   | 'snapshot.list'
+  | 'snapshot.get'
   | 'snapshot.delete'
   | 'snapshot.rollback'
   | 'snapshot.diff'
@@ -34,13 +37,11 @@ export function snapshotMethods(node: NodeContext): SnapshotMethods {
           throw new DvceError('READ_ONLY', { name: path, reason: 'it is an image' });
         const checked = await checkSnapshotName(hlfs, head, name);
         await volumes.withOpen(id, path, async ({ thread, key }) => {
-          const options = { labels, protected: isProtected };
+          const follows = await newestSnapshot(hlfs, head);
+          const options = { labels, protected: isProtected, follows };
           await thread.call('export.snapshot', { key, name: checked, ...options });
         });
-        const all = describeSnapshots(path, await listSnapshots(hlfs, id));
-        const made = all.find((snapshot) => snapshot.name === name);
-        if (made === undefined) throw new DvceError('NOT_FOUND', { kind: 'snapshot', name });
-        return made;
+        return describeSnapshot(path, await snapshotRecord(hlfs, id, checked));
       }),
 
     'snapshot.create-set': async ({ paths, name, labels = {}, protected: isProtected = false }) => {
@@ -53,16 +54,27 @@ export function snapshotMethods(node: NodeContext): SnapshotMethods {
         protected: isProtected,
       });
       const snapshots: SnapshotInfo[] = [];
-      for (const [at, { volume, id }] of made.entries()) {
-        const all = describeSnapshots(full[at] ?? '', await listSnapshots(hlfs, volume));
-        snapshots.push(...all.filter((snapshot) => snapshot.id === id));
+      for (const [at, { volume }] of made.entries()) {
+        const record = await snapshotRecord(hlfs, volume, checked);
+        snapshots.push(describeSnapshot(full[at] ?? '', record));
       }
       return { snapshots };
     },
 
-    'snapshot.list': async ({ path }) => {
+    'snapshot.list': async ({ path, after, limit = limits.snapshotPageMax }) => {
       const { id, path: full } = await getVolume(hlfs, path);
-      return { snapshots: describeSnapshots(full, await listSnapshots(hlfs, id)) };
+      const from =
+        after === undefined
+          ? undefined
+          : { createdAtMs: Date.parse(after.createdAt), name: after.name };
+      const { records, next } = await snapshotPage(hlfs, id, from, limit);
+      const snapshots = records.map((record) => describeSnapshot(full, record));
+      return { snapshots, next: next === null ? null : describePlace(next) };
+    },
+
+    'snapshot.get': async ({ path, name }) => {
+      const { id, path: full } = await getVolume(hlfs, path);
+      return describeSnapshot(full, await snapshotRecord(hlfs, id, asSnapshotName(name)));
     },
 
     'snapshot.delete': async ({ path, name }) => {

@@ -3,6 +3,7 @@ import {
   type BaseUse,
   baseUse,
   type HlfsContext,
+  type ListPlace,
   type PointMark,
   type PointSummary,
   type SnapshotRecord,
@@ -14,6 +15,7 @@ import type {
   PointInfo,
   PointsInfo,
   SnapshotInfo,
+  SnapshotPlace,
   TrashInfo,
   VolumeActivity,
   VolumeInfo,
@@ -96,22 +98,25 @@ export const describeTrashed = ({ id, head, trash }: TrashedVolume): TrashInfo =
 /** The last time that has a text. */
 const lastTimeMs = 8_640_000_000_000_000;
 
-export function describeSnapshots(
+/** Where the next page of a list begins. */
+export const describePlace = ({ createdAtMs, name }: ListPlace): SnapshotPlace => ({
+  createdAt: timeText(createdAtMs),
+  name,
+});
+
+export const describeSnapshot = (
   path: string,
-  records: readonly SnapshotRecord[],
-): SnapshotInfo[] {
-  const names = new Map(records.map(({ document }) => [document.id, document.name]));
-  return records.map(({ document, parent, current, clones }) => ({
-    id: document.id,
-    name: document.name,
-    volume: path,
-    parent: parent === null ? null : (names.get(parent) ?? null),
-    createdAt: timeText(document.createdAtMs),
-    sizeBytes: Number(document.sizeBytes),
-    protected: document.protected,
-    labels: document.labels,
-    current,
-    clones: clones.length,
-    ...(document.set === undefined ? {} : { set: document.set.id }),
-  }));
-}
+  { document, parentName, current, clones }: SnapshotRecord,
+): SnapshotInfo => ({
+  id: document.id,
+  name: document.name,
+  volume: path,
+  parent: parentName,
+  createdAt: timeText(document.createdAtMs),
+  sizeBytes: Number(document.sizeBytes),
+  protected: document.protected,
+  labels: document.labels,
+  current,
+  clones: clones.length,
+  ...(document.set === undefined ? {} : { set: document.set.id }),
+});

@@ -12,12 +12,14 @@ import {
 } from '../base/index.ts';
 import {
   cloneVolume,
+  countSnapshots,
   createVolume,
   deleteSnapshot,
   findSnapshot,
   getVolume,
   growHead,
-  listSnapshots,
+  isNameTaken,
+  newestSnapshot,
   publishImage,
   readRanges,
   renameVolume,
@@ -39,9 +41,9 @@ export const imageSnapshot: SnapshotName = asSnapshotName('image');
 export async function infoOf(node: NodeContext, record: VolumeRecord): Promise<VolumeInfo> {
   // Read afresh: the right moment to see whether what lists remember is right.
   node.view.compare(record);
-  const snapshots = await listSnapshots(node.hlfs, record.id);
+  const snapshots = await countSnapshots(node.hlfs, record.head);
   const open = await node.volumes.activity(record.id);
-  const info = describeVolume(record, snapshots.length, open);
+  const info = describeVolume(record, snapshots, open);
   return { ...info, scrub: node.scrubber.resultOf(record.id) };
 }
 
@@ -283,14 +285,18 @@ function resizeNow(
 /** Take a snapshot of this name now; one that a crash left behind goes first. In the volume's turn. */
 async function retakeSnapshot(
   node: NodeContext,
-  { id, path }: VolumeRecord,
+  { id, path, head }: VolumeRecord,
   name: SnapshotName,
 ): Promise<void> {
   const { hlfs, volumes } = node;
-  const present = await listSnapshots(hlfs, id);
-  if (present.some(({ document }) => document.name === name)) await deleteSnapshot(hlfs, id, name);
+  try {
+    await deleteSnapshot(hlfs, id, name);
+  } catch (error) {
+    if (!(error instanceof DvceError) || error.code !== 'NOT_FOUND') throw error;
+  }
   await volumes.withOpen(id, path, async ({ thread, key }) => {
-    await thread.call('export.snapshot', { key, name, labels: {}, protected: false });
+    const follows = await newestSnapshot(hlfs, head);
+    await thread.call('export.snapshot', { key, name, labels: {}, protected: false, follows });
   });
 }
 
@@ -359,18 +365,16 @@ export async function exists(node: NodeContext, path: string): Promise<boolean> 
 
 /** `clone-<yyyymmddThhmmssZ>`, with a number behind it when several are taken within one second. */
 function snapshotForClone(node: NodeContext, path: string): Promise<SnapshotName> {
-  return inTurn(node, path, async ({ id }) => {
+  return inTurn(node, path, async ({ id, head }) => {
     const time = new Date(node.clock.wallMs()).toISOString().replace(/[-:]|\.\d+/g, '');
-    const taken = new Set(
-      (await listSnapshots(node.hlfs, id)).map(({ document }) => String(document.name)),
-    );
-    let name = `clone-${time}`;
-    for (let count = 2; taken.has(name); count += 1) name = `clone-${time}-${count}`;
-    const checked = asSnapshotName(name);
+    let name = asSnapshotName(`clone-${time}`);
+    for (let count = 2; await isNameTaken(node.hlfs, head, name); count += 1)
+      name = asSnapshotName(`clone-${time}-${count}`);
     await node.volumes.withOpen(id, path, async ({ thread, key }) => {
-      await thread.call('export.snapshot', { key, name: checked, labels: {}, protected: false });
+      const follows = await newestSnapshot(node.hlfs, head);
+      await thread.call('export.snapshot', { key, name, labels: {}, protected: false, follows });
     });
-    return checked;
+    return name;
   });
 }
 

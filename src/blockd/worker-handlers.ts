@@ -51,8 +51,8 @@ export function workerHandlers(context: HlfsContext, thread: string): WorkerHand
       exports.limit(key, rates);
       return {};
     },
-    'export.snapshot': async ({ key, name, labels, protected: isProtected }) => {
-      await exports.volume(key).snapshot(name, { labels, protected: isProtected });
+    'export.snapshot': async ({ key, name, ...options }) => {
+      await exports.volume(key).snapshot(name, options);
       return {};
     },
     'cut.hold': async ({ key, token }) => {

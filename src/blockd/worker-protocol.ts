@@ -25,6 +25,7 @@ import type {
   ScrubPosition,
   ScrubSlice,
   SnapshotDocument,
+  SnapshotFollowed,
   SnapshotOptions,
   VolumeSpace,
 } from '../hlfs/index.ts';
@@ -131,6 +132,8 @@ export interface WorkerMethods {
       name: SnapshotName;
       labels: Readonly<Record<string, string>>;
       protected: boolean;
+      /** The main thread knows the snapshots of all volumes. */
+      follows: SnapshotFollowed | null;
     };
     result: Nothing;
   };

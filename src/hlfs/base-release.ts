@@ -19,7 +19,7 @@ import { changedTooOften, requireHead, updateHead } from './heads.ts';
 import { settleReleased, underIntent, writeIntent } from './intents.ts';
 import type { HeadDocument, LogDocument } from './schema.ts';
 import { type Root, readRoot } from './segments.ts';
-import { snapshotsIn } from './snapshots.ts';
+import { snapshotsIn } from './snapshot-index.ts';
 import type { BaseUse } from './volume-api.ts';
 
 /** @returns what holds the base; null when nothing does (any more) */

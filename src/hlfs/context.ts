@@ -3,6 +3,7 @@ import type { Clock, FileSystem, Logger, NodeId, Random, Timers } from '../base/
 import type { SharedReads } from './block-source.ts';
 import type { BuildBudget } from './build-budget.ts';
 import type { Documents } from './documents.ts';
+import type { RememberedSnapshots } from './snapshot-tree.ts';
 import type { SegmentStore } from './store.ts';
 
 export interface HlfsContext {
@@ -20,6 +21,8 @@ export interface HlfsContext {
   readonly journalDirectory: string;
   /** What the volumes of a thread share in reading; without it each keeps nothing and reads for itself. */
   readonly reads?: SharedReads;
+  /** What is remembered of snapshots; only the process that has the store may (see there). */
+  readonly snapshots?: RememberedSnapshots;
   /** Shared by the volumes of a thread; without it every segment is built from the journal's files. */
   readonly builds?: BuildBudget;
 }

@@ -40,7 +40,7 @@ import {
   type VolumeRecord,
 } from './names.ts';
 import type { HeadDocument, TrashFacts } from './schema.ts';
-import { listSnapshots } from './snapshots.ts';
+import { linesOf } from './snapshots.ts';
 
 /** A volume in the trash. */
 export interface TrashedVolume {
@@ -89,9 +89,10 @@ async function takeAway(
   const found = await resolve(context, checked);
   if (found === undefined) throw noSuchVolume(path);
   const { record, place } = found;
-  for (const { document } of await listSnapshots(context, record.id))
-    if (document.protected)
-      throw new DvceError('PROTECTED', { kind: 'snapshot', name: `${path}@${document.name}` });
+  for (const { living } of await linesOf(context, record.head))
+    for (const snapshot of living)
+      if (snapshot.protected)
+        throw new DvceError('PROTECTED', { kind: 'snapshot', name: `${path}@${snapshot.name}` });
   const { value } = await updateHead(context, record.id, (head) => {
     if (!isAt(head, place) || !isUsable(head)) throw noSuchVolume(path);
     if (head.protected) throw new DvceError('PROTECTED', { kind: 'volume', name: path });

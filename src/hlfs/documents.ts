@@ -231,11 +231,12 @@ class StoreDocuments implements Documents {
   }
 
   async #listAll(prefix: string): Promise<ListEntry[]> {
-    const found: ListEntry[] = [];
-    for (;;) {
-      const page = await this.#store.list(prefix, found.at(-1)?.key, limits.listPageEntries);
-      found.push(...page);
-      if (page.length < limits.listPageEntries) return found;
+    let found: ListEntry[] = [];
+    // Larger pages of a large directory: a store may have to look through all of it for each.
+    for (let limit = limits.listPageEntries; ; limit = Math.min(8 * limit, limits.listAllEntries)) {
+      const page = await this.#store.list(prefix, found.at(-1)?.key, limit);
+      found = found.length === 0 ? page : found.concat(page);
+      if (page.length < limit) return found;
     }
   }
 

@@ -63,14 +63,22 @@ export * from './schema.ts';
 export { createProcessScope, openProcessScope } from './scopes.ts';
 export { type ScrubNote, type ScrubPosition, type ScrubSlice, scrubSlice } from './scrub.ts';
 export { deleteSnapshot } from './snapshot-deletion.ts';
+export { SnapshotIndex } from './snapshot-index.ts';
 export { commitSet, dropMember } from './snapshot-sets.ts';
+export type { ListPlace } from './snapshot-tree.ts';
 export {
   checkSnapshotName,
+  countSnapshots,
   createSnapshotDocument,
   findSnapshot,
+  isNameTaken,
   listSnapshots,
   type NewSnapshot,
+  newestSnapshot,
+  type SnapshotFollowed,
   type SnapshotRecord,
+  snapshotPage,
+  snapshotRecord,
   updateSnapshot,
 } from './snapshots.ts';
 export { closedVolumeSpace, type VolumeSpace } from './space.ts';

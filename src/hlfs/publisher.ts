@@ -40,7 +40,7 @@ export interface PublisherOptions {
   readonly foreground: Foreground;
   readonly rootFacts: () => RootFacts;
   /** Positions of snapshots and forks of this log, read now, ascending. */
-  readonly positions: () => Promise<readonly number[]>;
+  readonly positions: () => Promise<readonly number[] | null>;
   readonly readBlock: (block: number, target: Buffer) => Promise<void>;
   /** A batch is in the map and is no layer any more. */
   readonly onLeft: () => void;

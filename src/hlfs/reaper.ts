@@ -19,8 +19,8 @@ import { listPins, reapReaderPins } from './pins.ts';
 import { removeHead, removeHeadless, removeLog } from './removal.ts';
 import type { HeadDocument } from './schema.ts';
 import { dropSnapshots, settleDeletions } from './snapshot-deletion.ts';
+import { snapshotsIn } from './snapshot-index.ts';
 import { dropUndecided, finishSets } from './snapshot-sets.ts';
-import { snapshotsIn } from './snapshots.ts';
 
 /**
  * Delete the segments of a log that none of these positions needs; the engine provides it. It must be repeatable.

@@ -27,7 +27,8 @@ export interface ReclaimerOptions {
   readonly writer: LogWriter;
   readonly foreground: Foreground;
   /** Positions of snapshots and forks of this log, read now, ascending. The one place where holds are asked for. */
-  readonly positions: () => Promise<readonly number[]>;
+  /** null while they are not known: nothing goes then. */
+  readonly positions: () => Promise<readonly number[] | null>;
   /** Write a root of the state that is published. */
   readonly writeRoot: () => Promise<unknown>;
   /** Nothing is gathered any more. */
@@ -138,6 +139,7 @@ export class Reclaimer {
     const positions = await this.#recentPositions();
     // By positions that were not known before.
     if (need !== 'idle' && need !== 'urgent') this.#need = this.#needNow();
+    if (positions === null) return null;
     const chosen = signal.aborted || this.#need === null ? [] : this.#choose(this.#need, positions);
     if (chosen.length === 0) {
       // Until something more is stored there is nothing to be found.
@@ -159,14 +161,15 @@ export class Reclaimer {
     return gatherMove(options);
   }
 
-  async #recentPositions(): Promise<readonly number[]> {
+  async #recentPositions(): Promise<readonly number[] | null> {
     const nowMs = this.#options.context.clock.monotonicMs();
     if (this.held !== null && nowMs - this.#heldMs < limits.positionsAgeMs) return this.held;
     return this.#readPositions();
   }
 
-  async #readPositions(): Promise<readonly number[]> {
+  async #readPositions(): Promise<readonly number[] | null> {
     const held = await this.#options.positions();
+    if (held === null) return null;
     this.held = held;
     this.#heldMs = this.#options.context.clock.monotonicMs();
     return held;

@@ -12,14 +12,9 @@ import { changedTooOften, requireHead } from './heads.ts';
 import { listNames } from './names-walk.ts';
 import { listPins } from './pins.ts';
 import type { HeadDocument, PinDocument, SnapshotDocument } from './schema.ts';
-import {
-  blocks,
-  findSnapshot,
-  linesOf,
-  parentOf,
-  replaceSnapshot,
-  snapshotsIn,
-} from './snapshots.ts';
+import { snapshotsIn } from './snapshot-index.ts';
+import { misplaced } from './snapshot-tree.ts';
+import { blocks, findSnapshot, linesOf, replaceSnapshot, snapshotsOfLog } from './snapshots.ts';
 
 /**
  * Delete a snapshot, wherever it is in the tree (G3).
@@ -95,26 +90,20 @@ async function finishDeletion(
 /** Set every `parent` of a volume's living snapshots to what their positions say; deleted ones no longer count (B-09). */
 async function repairParents(context: HlfsContext, volume: VolumeId): Promise<void> {
   const { value: head } = await requireHead(context, volume);
-  const lines = await linesOf(context, head);
-  for (const { snapshots } of lines)
-    for (const { log, name, id } of snapshots) {
-      const present = await readSnapshot(context, log, name);
-      if (present?.value.id !== id || present.value.state !== 'live') continue;
-      const parent = parentOf(lines, present.value)?.id ?? null;
-      // Losing is harmless: the tree follows from positions.
-      if (present.value.parent !== parent)
-        await replaceSnapshot(context, present.value, present.version, {
-          ...present.value,
-          parent,
-        });
-    }
+  for (const { snapshot, parent } of misplaced(await linesOf(context, head))) {
+    const present = await readSnapshot(context, snapshot.log, snapshot.name);
+    if (present?.value.id !== snapshot.id || present.value.state !== 'live') continue;
+    // Losing is harmless: the tree follows from positions.
+    await replaceSnapshot(context, present.value, present.version, { ...present.value, parent });
+  }
 }
 
 /** Finish or revert deletions that a process left behind. */
 export async function settleDeletions(context: HlfsContext, head: HeadDocument): Promise<void> {
   for (const log of head.logs)
-    for (const snapshot of await snapshotsIn(context, log)) {
-      if (snapshot.value.state !== 'deleting') continue;
+    for (const { name, id, state } of (await snapshotsOfLog(context, log)).unsettled) {
+      const snapshot = state === 'deleting' ? await readSnapshot(context, log, name) : undefined;
+      if (snapshot?.value.id !== id || snapshot.value.state !== 'deleting') continue;
       const outcome = await finishDeletion(context, snapshot);
       if (outcome === 'gone' || outcome === 'changed') continue;
       await repairParents(context, head.volume);

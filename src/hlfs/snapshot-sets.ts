@@ -10,22 +10,20 @@
  * - whoever finds a pending member asks first whether the process that decides still may (its scope), and only then for the
  *   set's document: absent then means that it never comes, and the member goes.
  */
-import { asSnapshotName, type LogId } from '../base/index.ts';
+import type { LogId } from '../base/index.ts';
 import {
-  partToName,
   readSet,
   readStoredSnapshot,
   setKey,
   setsPrefix,
   snapshotKey,
-  snapshotsPrefix,
 } from './catalog-documents.ts';
 import type { HlfsContext } from './context.ts';
 import type { Versioned } from './documents.ts';
 import type { HeadDocument, SetDocument, SetReference, SnapshotDocument } from './schema.ts';
 import { storeFormatVersion } from './schema.ts';
 import { scopeIsAlive } from './scopes.ts';
-import { replaceSnapshot } from './snapshots.ts';
+import { replaceSnapshot, snapshotsOfLog } from './snapshots.ts';
 
 /**
  * All members are written: make them exist. @throws FENCED, NO_SPACE, and what else keeps the document from being written; after
@@ -91,10 +89,8 @@ export async function dropMember(
 /** Members that a process left that died before the commit. */
 export async function dropUndecided(context: HlfsContext, head: HeadDocument): Promise<void> {
   for (const log of head.logs)
-    for (const part of await context.documents.names(snapshotsPrefix(log))) {
-      const name = partToName(part);
-      if (name === undefined) continue;
-      const found = await readStoredSnapshot(context, log, asSnapshotName(name));
+    for (const { name, state } of (await snapshotsOfLog(context, log)).unsettled) {
+      const found = state === 'pending' ? await readStoredSnapshot(context, log, name) : undefined;
       if (found?.value.state === 'pending') await settleMember(context, log, found);
     }
 }

@@ -1,11 +1,11 @@
 /**
- * Snapshots of a volume: documents in the logs that the volume has had, and the tree that they form.
+ * Snapshots of a volume: documents in the logs that the volume has had. The tree that they form is in snapshot-tree.ts.
  *
  * Invariants:
  * - a name is used once among all logs of a volume;
- * - the tree follows from positions: a snapshot's parent is the newest living snapshot before it in its log, else the one
- *   that the log was forked from, and so on through the logs. The `parent` in a document is a copy of that for other
- *   readers; it is set right before a snapshot goes, so that it never names one that is gone (B-09);
+ * - the `parent` in a document is set right before a snapshot goes, so that it never names one that is gone (B-09);
+ * - where the process remembers snapshots (`context.snapshots`), nothing here but `listSnapshots` reads more documents because a
+ *   volume has many of them;
  * - deletion (G3): `deleting` is set, then the pins are listed. A fork writes its pins, then looks at the state. So either
  *   the deletion sees the pin and takes itself back, or the fork sees `deleting` and gives up. Removal is a compare-and-swap
  *   from the version that says `deleting`; any process may finish or revert the deletion of another.
@@ -21,83 +21,63 @@ import {
   type SnapshotName,
   type VolumeId,
 } from '../base/index.ts';
-import {
-  partToName,
-  readLog,
-  readSnapshot,
-  snapshotKey,
-  snapshotsPrefix,
-} from './catalog-documents.ts';
+import { readLog, readSnapshot, snapshotKey } from './catalog-documents.ts';
 import type { HlfsContext } from './context.ts';
 import type { Versioned } from './documents.ts';
 import { changedTooOften, checkLabels, requireHead } from './heads.ts';
 import { listPins } from './pins.ts';
 import type { HeadDocument, PinDocument, SetReference, SnapshotDocument } from './schema.ts';
 import { storeFormatVersion } from './schema.ts';
+import { readSnapshots, several } from './snapshot-index.ts';
+import {
+  descentOf,
+  type Line,
+  type ListPlace,
+  listedAfter,
+  newestOf,
+  parentAt,
+  parentOf,
+  type SnapshotFacts,
+  type SnapshotsOfLog,
+} from './snapshot-tree.ts';
+
+/** Where a snapshot is found. */
+export interface SnapshotFollowed {
+  readonly log: LogId;
+  readonly name: SnapshotName;
+}
 
 export interface SnapshotRecord {
   readonly document: SnapshotDocument;
   /** Id of the nearest living snapshot that it descends from, within the volume. */
   readonly parent: string | null;
+  readonly parentName: string | null;
   /** The volume's current content descends from it. */
   readonly current: boolean;
   /** Other volumes that start from it. */
   readonly clones: readonly VolumeId[];
 }
 
-/** One log of a volume with its living snapshots, oldest first. */
-interface Line {
-  readonly log: LogId;
-  /** Where in another log of the same volume it starts. */
-  readonly base: {
-    readonly log: LogId;
-    readonly cut: number;
-    readonly snapshotId: string;
-    /** The log that wrote the segment at the cut: another one when nothing had been written since an earlier fork. */
-    readonly writtenBy: LogId | undefined;
-  } | null;
-  readonly snapshots: readonly SnapshotDocument[];
-}
-
-/** All snapshot documents of a log, whatever their state. */
-export async function snapshotsIn(
+/** The snapshots of a log, from what is remembered of them where that is done. */
+export const snapshotsOfLog = (
   context: HlfsContext,
   log: LogId,
-): Promise<Versioned<SnapshotDocument>[]> {
-  const found: Versioned<SnapshotDocument>[] = [];
-  for (const part of await context.documents.names(snapshotsPrefix(log))) {
-    const name = partToName(part);
-    if (name === undefined) continue;
-    const snapshot = await readSnapshot(context, log, asSnapshotName(name));
-    if (snapshot !== undefined) found.push(snapshot);
-  }
-  return found;
-}
-
-/** Snapshots at one position (nothing was written between them) follow each other by their parents. */
-function ordered(snapshots: readonly SnapshotDocument[]): SnapshotDocument[] {
-  const byId = new Map(snapshots.map((snapshot) => [snapshot.id, snapshot]));
-  const rank = (snapshot: SnapshotDocument): number => {
-    let depth = 0;
-    let above = byId.get(snapshot.parent ?? '');
-    while (above?.rootSegment === snapshot.rootSegment && depth < snapshots.length) {
-      depth += 1;
-      above = byId.get(above.parent ?? '');
-    }
-    return depth;
-  };
-  return snapshots.toSorted(
-    (a, b) => a.rootSegment - b.rootSegment || rank(a) - rank(b) || a.createdAtMs - b.createdAtMs,
-  );
-}
+): Promise<SnapshotsOfLog<SnapshotFacts>> =>
+  context.snapshots === undefined ? readSnapshots(context, log) : context.snapshots.of(log);
 
 /** The logs of a volume, the current one first. */
-export async function linesOf(context: HlfsContext, head: HeadDocument): Promise<Line[]> {
-  const lines: Line[] = [];
+export const linesOf = (context: HlfsContext, head: HeadDocument): Promise<Line[]> =>
+  linesWith(context, head, snapshotsOfLog);
+
+async function linesWith<Each extends SnapshotFacts>(
+  context: HlfsContext,
+  head: HeadDocument,
+  read: (context: HlfsContext, log: LogId) => Promise<SnapshotsOfLog<Each>>,
+): Promise<Line<Each>[]> {
+  const lines: Line<Each>[] = [];
   for (const log of head.logs) {
     const base = (await readLog(context, log))?.value.base ?? null;
-    const all = await snapshotsIn(context, log);
-    const living = all.map(({ value }) => value).filter(({ state }) => state === 'live');
+    const { living, byTime } = await read(context, log);
     lines.push({
       log,
       base:
@@ -109,82 +89,98 @@ export async function linesOf(context: HlfsContext, head: HeadDocument): Promise
               writtenBy: base.ranges.at(-1)?.log,
             }
           : null,
-      snapshots: ordered(living),
+      living,
+      byTime,
     });
   }
   return lines;
 }
 
-/** The snapshot that a log of the volume starts from: itself, or when it is gone its nearest living ancestor. */
-function startOf(lines: readonly Line[], log: LogId): SnapshotDocument | undefined {
-  let at = log;
-  for (let steps = 0; steps < lines.length; steps += 1) {
-    const base = lines.find((line) => line.log === at)?.base;
-    if (base === undefined || base === null) return undefined;
-    const below =
-      lines.find((line) => line.log === base.log) ??
-      lines.find((line) => line.log === base.writtenBy);
-    const found =
-      below?.snapshots.find(({ id }) => id === base.snapshotId) ??
-      below?.snapshots.findLast(({ rootSegment }) => rootSegment <= base.cut);
-    if (below === undefined || found !== undefined) return found;
-    at = below.log;
-  }
-  return undefined;
-}
-
-/** Where the snapshots of a line stand: with many of them, looking each one up by going through all takes minutes. */
-const places = new WeakMap<Line, ReadonlyMap<string, number>>();
-
-function placeIn(line: Line, id: string): number {
-  let known = places.get(line);
-  if (known === undefined) {
-    known = new Map(line.snapshots.map((snapshot, index) => [snapshot.id, index]));
-    places.set(line, known);
-  }
-  return known.get(id) ?? -1;
-}
-
-export function parentOf(
+/** What a list shows of some of the volume's snapshots. */
+async function recordsOf(
+  context: HlfsContext,
+  head: HeadDocument,
   lines: readonly Line[],
-  snapshot: SnapshotDocument,
-): SnapshotDocument | undefined {
-  const line = lines.find(({ log }) => log === snapshot.log);
-  const index = line === undefined ? -1 : placeIn(line, snapshot.id);
-  return index > 0 ? line?.snapshots[index - 1] : startOf(lines, snapshot.log);
+  documents: readonly SnapshotDocument[],
+): Promise<SnapshotRecord[]> {
+  const isCurrent = descentOf(lines, head);
+  const clones = new Map<string, VolumeId[]>();
+  for (const log of new Set(documents.map((document) => document.log)))
+    for (const { kind, volume, snapshot } of await listPins(context, log))
+      if (kind === 'fork' && volume !== head.volume)
+        clones.set(snapshot, [...(clones.get(snapshot) ?? []), volume]);
+  return documents.map((document) => {
+    const parent = parentOf(lines, document);
+    return {
+      document,
+      parent: parent?.id ?? null,
+      parentName: parent?.name ?? null,
+      current: isCurrent(document),
+      clones: clones.get(document.id) ?? [],
+    };
+  });
 }
 
-/** The newest snapshot that the current content descends from. */
-const newestOf = (lines: readonly Line[], log: LogId): SnapshotDocument | undefined =>
-  lines.find((line) => line.log === log)?.snapshots.at(-1) ?? startOf(lines, log);
-
-/** Living snapshots of a volume, parents before children. */
+/** All living snapshots of a volume, parents before children. Reads every document. */
 export async function listSnapshots(
   context: HlfsContext,
   volume: VolumeId,
 ): Promise<SnapshotRecord[]> {
   const { value: head } = await requireHead(context, volume);
+  const lines = await linesWith(context, head, readSnapshots);
+  const documents = lines.toReversed().flatMap(({ living }) => living);
+  return recordsOf(context, head, lines, documents);
+}
+
+/** How many living snapshots a volume has. */
+export async function countSnapshots(context: HlfsContext, head: HeadDocument): Promise<number> {
+  let count = 0;
+  for (const log of head.logs) count += (await snapshotsOfLog(context, log)).living.length;
+  return count;
+}
+
+/** Living snapshots in the order of lists, behind `after`. */
+export async function snapshotPage(
+  context: HlfsContext,
+  volume: VolumeId,
+  after: ListPlace | undefined,
+  limit: number,
+): Promise<{ readonly records: SnapshotRecord[]; readonly next: ListPlace | null }> {
+  const { value: head } = await requireHead(context, volume);
   const lines = await linesOf(context, head);
-  const current = new Set<string>();
-  let above = newestOf(lines, head.log);
-  while (above !== undefined && !current.has(above.id)) {
-    current.add(above.id);
-    above = parentOf(lines, above);
-  }
-  const records: SnapshotRecord[] = [];
-  for (const line of lines.toReversed()) {
-    const pins = await listPins(context, line.log);
-    for (const document of line.snapshots) {
-      const blocking = pins.filter((pin) => pin.kind === 'fork' && blocks(pin, document));
-      records.push({
-        document,
-        parent: parentOf(lines, document)?.id ?? null,
-        current: current.has(document.id),
-        clones: blocking.map((pin) => pin.volume),
-      });
-    }
-  }
-  return records;
+  const listed = listedAfter(lines, after, limit);
+  const found = new Map<string, SnapshotDocument>();
+  await several(listed, async ({ log, name, id }) => {
+    const now = (await readSnapshot(context, log, name))?.value;
+    // It may have gone since.
+    if (now?.id === id && now.state === 'live') found.set(id, now);
+  });
+  const documents = listed.flatMap(({ id }) => found.get(id) ?? []);
+  const records = await recordsOf(context, head, lines, documents);
+  return { records, next: listed.length < limit ? null : (listed.at(-1) ?? null) };
+}
+
+/** One living snapshot, as a list shows it. @throws NOT_FOUND; CONFLICT while it is being deleted */
+export async function snapshotRecord(
+  context: HlfsContext,
+  volume: VolumeId,
+  name: string,
+): Promise<SnapshotRecord> {
+  const { value: document } = await findSnapshot(context, volume, name);
+  const { value: head } = await requireHead(context, volume);
+  const lines = await linesOf(context, head);
+  const [record] = await recordsOf(context, head, lines, [document]);
+  if (record === undefined) throw new DvceError('NOT_FOUND', { kind: 'snapshot', name });
+  return record;
+}
+
+/** The snapshot that the next one of the volume will follow: where the content of its current log comes from. */
+export async function newestSnapshot(
+  context: HlfsContext,
+  head: HeadDocument,
+): Promise<SnapshotFollowed | null> {
+  const newest = newestOf(await linesOf(context, head), head.log);
+  return newest === undefined ? null : { log: newest.log, name: newest.name };
 }
 
 /** @throws NOT_FOUND; CONFLICT while it is being deleted */
@@ -211,10 +207,19 @@ export async function checkSnapshotName(
   name: string,
 ): Promise<SnapshotName> {
   const checked = asSnapshotName(name);
+  if (!(await isNameTaken(context, head, checked))) return checked;
+  throw new DvceError('ALREADY_EXISTS', { kind: 'snapshot', name });
+}
+
+/** Also by one that is being made or deleted. */
+export async function isNameTaken(
+  context: HlfsContext,
+  head: HeadDocument,
+  name: SnapshotName,
+): Promise<boolean> {
   for (const log of head.logs)
-    if ((await readSnapshot(context, log, checked)) !== undefined)
-      throw new DvceError('ALREADY_EXISTS', { kind: 'snapshot', name });
-  return checked;
+    if ((await readSnapshot(context, log, name)) !== undefined) return true;
+  return false;
 }
 
 export interface NewSnapshot {
@@ -234,31 +239,28 @@ async function parentOfNew(
   context: HlfsContext,
   head: HeadDocument,
   made: NewSnapshot,
-  newest: string | undefined,
+  follows: SnapshotFollowed | null | undefined,
 ): Promise<string | null> {
-  const probable =
-    newest === undefined
-      ? undefined
-      : (await readSnapshot(context, made.log, asSnapshotName(newest)))?.value;
-  if (probable?.state === 'live' && probable.rootSegment <= made.rootSegment) return probable.id;
-  const lines = await linesOf(context, head);
-  const before = lines
-    .find(({ log }) => log === made.log)
-    ?.snapshots.findLast(({ rootSegment }) => rootSegment <= made.rootSegment);
-  return (before ?? startOf(lines, made.log))?.id ?? null;
+  if (follows === null) return null;
+  if (follows !== undefined) {
+    const probable = (await readSnapshot(context, follows.log, follows.name))?.value;
+    const isBefore = follows.log !== made.log || (probable?.rootSegment ?? 0) <= made.rootSegment;
+    if (probable?.state === 'live' && isBefore) return probable.id;
+  }
+  return parentAt(await linesOf(context, head), made.log, made.rootSegment)?.id ?? null;
 }
 
 /**
  * The last step of a snapshot: once its root is durable, its document makes it exist.
  * @param scope the writer's publishing scope: a writer that was fenced makes no snapshots
- * @param newest what is probably the newest snapshot of the log before it: then not all of them have to be read
+ * @param follows what is probably the newest snapshot before it, null for none: then not all of them have to be read
  */
 export async function createSnapshotDocument(
   context: HlfsContext,
   scope: string,
   volume: VolumeId,
   made: NewSnapshot,
-  newest?: string,
+  follows?: SnapshotFollowed | null,
 ): Promise<SnapshotDocument> {
   checkLabels(made.labels);
   const { value: head } = await requireHead(context, volume);
@@ -277,7 +279,7 @@ export async function createSnapshotDocument(
     checksum: made.checksum,
     sizeBytes: String(made.sizeBytes),
     createdAtMs: context.clock.wallMs(),
-    parent: await parentOfNew(context, head, made, newest),
+    parent: await parentOfNew(context, head, made, follows),
     protected: made.protected,
     labels: made.labels,
   };

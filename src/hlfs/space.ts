@@ -23,7 +23,7 @@ import { blockBytes } from './pointer.ts';
 import { type HeadDocument, type LogRange, segmentKey } from './schema.ts';
 import { isHeld, liveBytes } from './segment-table.ts';
 import { listSegments, rangeOf } from './segments.ts';
-import { snapshotsIn } from './snapshots.ts';
+import { snapshotsIn } from './snapshot-index.ts';
 
 export interface VolumeSpace {
   /** Size that the guest sees. */

@@ -5,6 +5,7 @@
 import type { DvceError, LogId, SnapshotName, VolumeId } from '../base/index.ts';
 import type { ReadSources } from './block-source.ts';
 import type { SetReference, SnapshotDocument } from './schema.ts';
+import type { SnapshotFollowed } from './snapshots.ts';
 import type { VolumeSpace } from './space.ts';
 
 export interface RequestOrigin {
@@ -55,6 +56,8 @@ export interface SnapshotOptions {
   readonly protected: boolean;
   /** Member of a set that is not decided yet (G5): nobody sees the snapshot before the set's document exists. */
   readonly set?: SetReference;
+  /** The snapshot before it, as far as whoever asks knows; null: there is none. Without it the engine looks. */
+  readonly follows?: SnapshotFollowed | null;
 }
 
 /** A point in time: a flush, by its record in the journal. */

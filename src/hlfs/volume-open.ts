@@ -313,13 +313,16 @@ function buildVolume(
       const now = await requireHead(context, id);
       await checkSnapshotName(context, now.value, name);
     },
-    makeSnapshot: async (name, root, facts) => {
+    makeSnapshot: async (name, root, { follows, ...facts }) => {
       const { number: rootSegment, checksum } = root;
       const made = { ...facts, name, log: head.log, rootSegment, checksum };
       const newest = held.newestBefore(rootSegment);
+      const known =
+        newest === undefined ? undefined : { log: head.log, name: newest as SnapshotName };
       try {
         const scope = head.scope ?? context.scope;
-        const document = await createSnapshotDocument(context, scope, id, made, newest);
+        const after = follows === undefined ? known : follows;
+        const document = await createSnapshotDocument(context, scope, id, made, after);
         held.made(name, rootSegment);
         return document;
       } catch (error) {
@@ -328,6 +331,7 @@ function buildVolume(
       }
     },
     onClosed: async (clean) => {
+      await held.stop();
       if (!clean) return;
       const closed = {
         incarnation,

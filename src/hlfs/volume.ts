@@ -69,7 +69,7 @@ export interface VolumeParts {
   readonly flushMark: { readonly seq: number; readonly wallMs: number } | null;
   /** Why nothing may be written, from the start. */
   readonly readOnlyReason: string | null;
-  readonly positions: () => Promise<readonly number[]>;
+  readonly positions: () => Promise<readonly number[] | null>;
   readonly makeSnapshot: MakeSnapshot;
   readonly checkSnapshotName: (name: SnapshotName) => Promise<void>;
   /** Called after the last root of a clean close. */
@@ -311,11 +311,11 @@ export class Volume implements OpenVolume {
     return this.cuts.snapshot(name, options);
   }
 
-  /** Positions whose segments must stay (G2): of documents, and of snapshots whose document is being written. */
-  async #positions(): Promise<readonly number[]> {
+  /** G2: of documents, and of snapshots whose document is being written. */
+  async #positions(): Promise<readonly number[] | null> {
     const { unnamed } = this.cuts;
-    const positions = [...(await this.#parts.positions()), ...unnamed];
-    return positions.sort((a, b) => a - b);
+    const named = await this.#parts.positions();
+    return named && [...named, ...unnamed].sort((a, b) => a - b);
   }
 
   grow(sizeBytes: number): void {

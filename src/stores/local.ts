@@ -38,7 +38,7 @@ import type {
   StoreReadDone,
   StoreStat,
 } from '../hlfs/index.ts';
-import { namesIn, uploadsIn } from './directories.ts';
+import { entryOf, kindsIn, uploadsIn } from './directories.ts';
 import { FileCache } from './file-cache.ts';
 import {
   byCodeUnits,
@@ -180,18 +180,15 @@ class DirectoryStore implements LocalStore {
   list(prefix: string, after: string | undefined, limit: number): Promise<ListEntry[]> {
     if (prefix !== '') checkKey(prefix);
     return this.#run(`list ${prefix}`, async () => {
-      const names = (await namesIn(this.#files, this.#path(prefix))).filter(
-        (name) => !isOwnName(prefix, name),
-      );
+      const kinds = await kindsIn(this.#files, this.#path(prefix));
+      const names = [...kinds.keys()].filter((name) => !isOwnName(prefix, name));
       if (names.length === 0) return [];
       // Only an empty directory is ever removed: when it is gone, all that was in it went before.
       if (!(await this.#syncIfThere(prefix))) return [];
       const keys = pageOf(prefix, names.sort(byCodeUnits), after, limit);
-      const stats = await Promise.all(keys.map((key) => this.#files.stat(this.#path(key))));
-      return keys.flatMap((key, index) => {
-        const stat = stats[index];
-        return stat === undefined ? [] : [{ key, isDirectory: stat.isDirectory }];
-      });
+      return (
+        await Promise.all(keys.map((key) => entryOf(this.#files, key, this.#path(key), kinds)))
+      ).flat();
     });
   }
 

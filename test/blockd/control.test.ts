@@ -276,7 +276,10 @@ t.test('requests at a time are bounded; a cancel gets through a full connection'
 
 t.test('an answer that is too long is an error, and the connection goes on', async (t) => {
   const { client } = await start(t, {
-    'snapshot.list': async () => ({ snapshots: Array(100_000).fill({ name: 'x'.repeat(60) }) }),
+    'snapshot.list': async () => ({
+      snapshots: Array(100_000).fill({ name: 'x'.repeat(60) }),
+      next: null,
+    }),
   });
   await t.rejects(client.call('snapshot.list', { path: '/a' }), { code: 'TOO_LARGE' });
   await t.rejects(client.call('status', {}), { code: 'NOT_FOUND' });

@@ -127,6 +127,12 @@ t.test('B-44 every control method has an effect', async (t) => {
   t.equal(await get('/a@s1', 1), 10);
   t.equal(await get('/a@s2', 1), 11);
   const listed = (await call('snapshot.list', { path: '/a' })).snapshots;
+  const page = await call('snapshot.list', { path: '/a', limit: 1 });
+  t.same(page.snapshots, listed.slice(0, 1), 'a page');
+  const { next } = page;
+  const behind = next === null ? null : await call('snapshot.list', { path: '/a', after: next });
+  t.same(behind?.snapshots, listed.slice(1), 'and the next one');
+  t.same(await call('snapshot.get', { path: '/a', name: 's2' }), listed[1]);
   t.match(listed, [
     { name: 's1', parent: null },
     { name: 's2', parent: 's1', current: true },

@@ -6,7 +6,8 @@
 import { spawn } from 'node:child_process';
 import { resolve } from 'node:path';
 import t, { type Test } from 'tap';
-import type { Vm } from '../../src/api/index.ts';
+import type { Status, Vm } from '../../src/api/index.ts';
+import { exitCodes } from '../../src/base/index.ts';
 import { type Dvce, freshDvce, type Outcome } from '../support/dvce.ts';
 import { demoImage, guestsMissing, readyPattern, until } from '../support/guest-rig.ts';
 
@@ -123,6 +124,49 @@ t.test('a guest, and what dies under it', { skip }, async (t) => {
     });
     await allWhole(t, dvce);
   });
+
+  await t.test(
+    'N7 the agent starts while blockd is away: it serves, and leaves the guest alone',
+    async (t) => {
+      const { pid } = await show(dvce);
+      const launcher = dvce.holder('launcher.lock') ?? 0;
+      process.kill(launcher, 'SIGSTOP');
+      try {
+        process.kill(dvce.agentPid(), 'SIGKILL');
+        process.kill(dvce.holder('lock') ?? 0, 'SIGKILL');
+        await until('both are gone', 5000, () => {
+          return dvce.holder('lock') === undefined && dvce.holder('agent.lock') === undefined;
+        });
+        await dvce.ok('up');
+        const looked = await dvce.cli('status -o json');
+        t.equal(looked.code, exitCodes.unhealthy);
+        const status = JSON.parse(looked.stdout) as Status;
+        t.match(status, { health: 'critical', blockd: null });
+        t.match(
+          status.causes.map(({ code }) => code),
+          ['BLOCKD_DOWN'],
+        );
+        for (const line of [
+          'vm list',
+          'vm stop web1',
+          'volume list',
+          `snapshot create ${disk}@no`,
+        ]) {
+          const { code, stderr } = await dvce.cli(line);
+          t.equal(code, exitCodes.unhealthy, line);
+          t.match(stderr, /blockd does not answer/, line);
+        }
+        t.ok(pid !== null && process.kill(pid, 0), 'the guest is untouched');
+      } finally {
+        process.kill(launcher, 'SIGCONT');
+      }
+      await until('the agent goes on by itself', 30_000, async () => {
+        return (await dvce.cli('vm list')).code === 0;
+      });
+      t.match(await show(dvce), { phase: 'running', pid }, 'the same process is adopted');
+      await answer(dvce, 'sync');
+    },
+  );
 
   await t.test('a rollback under the running guest is refused', async (t) => {
     await dvce.ok(`snapshot create ${disk}@now`);

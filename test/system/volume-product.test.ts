@@ -289,6 +289,18 @@ t.test('volumes of an operator', async (t) => {
   await fails(t, dvce, 'volume delete /prod/a --yes', exitCodes.conflict, /is exported as/);
   t.match(await dvce.ok('volume exports'), new RegExp(id));
   await dvce.ok(`volume unexport ${id}`);
+  // snapshots page by page; between two pages blockd is killed, and the first one of the next page goes
+  for (const name of ['p1', 'p2', 'p3']) await dvce.ok(`snapshot create /prod/a@${name}`);
+  const page = await dvce.cli('snapshot list /prod/a --limit 2 -o name');
+  t.equal(page.stdout, '/prod/a@s\n/prod/a@p1\n');
+  const cursor = /--cursor (\S+)/.exec(page.stderr)?.[1];
+  await killBlockd(dvce);
+  await dvce.ok('snapshot delete /prod/a@p2 --yes');
+  const rest = await dvce.cli(`snapshot list /prod/a --limit 2 --cursor ${cursor} -o json`);
+  t.match(JSON.parse(rest.stdout), [{ name: 'p3', parent: 'p1', current: true }]);
+  t.notMatch(rest.stderr, /--cursor/, 'that was the last page');
+  await fails(t, dvce, 'snapshot list /prod/a --cursor x', exitCodes.usage, /cursor/);
+
   await fails(t, dvce, 'volume export /prod/a --tcp', exitCodes.failed, /does not listen on TCP/);
   t.match(await dvce.ok('volume map /prod/a'), /hole/);
 

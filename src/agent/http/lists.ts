@@ -14,6 +14,7 @@ import type { Server } from '../routes/types.ts';
 
 type Item = Readonly<Record<string, unknown>>;
 type Key = readonly string[];
+type Page = { readonly items: readonly Item[]; readonly next?: string };
 type Query = Readonly<Record<string, string | number | undefined>>;
 
 export interface ListSpec {
@@ -152,9 +153,8 @@ export function shapeAnswers(
     const part = (item: Item): Item => (fields === undefined ? item : pick(item, fields));
     const { list } = shape;
     if (list === undefined) return part(payload as Item);
-    const { [list.property]: all, ...rest } = payload as Record<string, unknown>;
-    const mine = (all as Item[]).filter((item) => visible(request, list.property, item));
-    const { items, next } = page(mine, list, query);
+    const isVisible = (item: Item): boolean => visible(request, list.property, item);
+    const { rest, items, next } = await pageOf(payload as object, list, query, isVisible);
     const more = next === undefined ? {} : { next };
     return { ...rest, [list.property]: items.map(part), ...more };
   });
@@ -171,12 +171,66 @@ function fieldsOf(text: string, { fields }: Shape): readonly string[] {
 const pick = (item: Item, fields: readonly string[]): Item =>
   Object.fromEntries(fields.flatMap((name) => (name in item ? [[name, item[name]]] : [])));
 
-/** One page of a list in the order of its key. */
-export function page(
-  all: readonly Item[],
+/** Items behind a key, in order, and the key behind which the next ones are; null at the end. */
+type Source = (
+  after: Key | undefined,
+  limit: number,
+) => Promise<{ readonly items: readonly object[]; readonly next: Key | null }>;
+
+/** The answer of a route whose list is too long to be held: it is asked for page by page, here. */
+class InPages {
+  readonly source: Source;
+
+  constructor(source: Source) {
+    this.source = source;
+  }
+}
+
+/**
+ * For a route whose answer is a list: its items come from `source` in the order of the list's key. Whatever type the route
+ * answers with, `shapeAnswers` puts the page of the list in its place before it is checked and sent.
+ */
+export const inPages = (source: Source): never => new InPages(source) as never;
+
+/** The page of an answer, whichever way it comes, and what else the answer says. */
+async function pageOf(
+  payload: object,
   spec: ListSpec,
   query: Query,
-): { items: readonly Item[]; next?: string } {
+  isVisible: (item: Item) => boolean,
+): Promise<Page & { readonly rest: object }> {
+  if (payload instanceof InPages)
+    return { ...(await pageFrom(payload.source, spec, query, isVisible)), rest: {} };
+  const { [spec.property]: all, ...rest } = payload as Record<string, unknown>;
+  return { ...page((all as Item[]).filter(isVisible), spec, query), rest };
+}
+
+/** One page of a list that is not held; no more than a page of it is in memory. */
+async function pageFrom(
+  source: Source,
+  spec: ListSpec,
+  query: Query,
+  isVisible: (item: Item) => boolean,
+): Promise<Page> {
+  const { filter, cursor, limit } = query;
+  const terms = filter === undefined ? [] : termsOf(String(filter), spec);
+  const most = typeof limit === 'number' ? limit : limits.apiListMax;
+  const items: Item[] = [];
+  let after = cursor === undefined ? undefined : readCursor(String(cursor), spec);
+  for (;;) {
+    const found = await source(after, most - items.length);
+    for (const item of found.items as readonly Item[])
+      if (isVisible(item) && terms.every((term) => term(item))) items.push(item);
+    if (found.next === null) return { items };
+    after = found.next;
+    if (items.length >= most) return { items, next: cursorOf(after) };
+  }
+}
+
+const cursorOf = (key: Key): string => Buffer.from(JSON.stringify(key)).toString('base64url');
+
+/** One page of a list in the order of its key. */
+export function page(all: readonly Item[], spec: ListSpec, query: Query): Page {
   const { limit, cursor, filter } = query as {
     readonly [Name in 'limit' | 'cursor' | 'filter']?: string | number;
   };
@@ -196,9 +250,7 @@ export function page(
   const last = items.at(-1);
   return {
     items: items.map(({ item }) => item),
-    ...(items.length < rest.length && last !== undefined
-      ? { next: Buffer.from(JSON.stringify(last.key)).toString('base64url') }
-      : {}),
+    ...(items.length < rest.length && last !== undefined ? { next: cursorOf(last.key) } : {}),
   };
 }
 

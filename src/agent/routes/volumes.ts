@@ -23,6 +23,8 @@ import {
 } from '../../api/schema/index.ts';
 import { asSnapshotName, asVolumePath, DvceError, limits, parseSource } from '../../base/index.ts';
 import type { Agent } from '../agent.ts';
+import { inPages } from '../http/lists.ts';
+import { snapshotNamed } from '../snapshot-pages.ts';
 import { operationAnswer, startedOperation } from './operations.ts';
 import { answers, none, pathParams, type Server, snapshotParams } from './types.ts';
 
@@ -248,7 +250,21 @@ export function snapshotRoutes(server: Server, { blockd, vms }: Agent): void {
         response: answers({ 200: ref(SnapshotList) }),
       },
     },
-    async ({ params }) => blockd.call('snapshot.list', { path: asVolumePath(params.path) }),
+    async ({ params }) => {
+      const path = asVolumePath(params.path);
+      return inPages(async (after, limit) => {
+        const [createdAt, name] = after ?? [];
+        const from =
+          createdAt === undefined || name === undefined ? {} : { after: { createdAt, name } };
+        const most = Math.min(limit, limits.snapshotPageMax);
+        const { snapshots, next } = await blockd.call('snapshot.list', {
+          path,
+          ...from,
+          limit: most,
+        });
+        return { items: snapshots, next: next === null ? null : [next.createdAt, next.name] };
+      });
+    },
   );
 
   server.post(
@@ -303,8 +319,7 @@ export function snapshotRoutes(server: Server, { blockd, vms }: Agent): void {
     },
     async ({ params }, reply) => {
       const { path, name } = target(params);
-      const { snapshots } = await blockd.call('snapshot.list', { path });
-      const snapshot = snapshots.find((one) => one.name === name);
+      const snapshot = await snapshotNamed(blockd, path, name);
       if (snapshot !== undefined) await vms.snapshots.refusePart(snapshot);
       await blockd.call('snapshot.delete', { path, name }, long);
       return reply.code(204).send(null);

@@ -64,7 +64,12 @@ function find(snapshots: readonly Snapshot[], name: string): Snapshot {
 
 export const list: Run = async ({ api, output }, given) => {
   const path = given.argument('path');
-  const snapshots = await api.snapshots.list(path);
+  const limit = given.number('limit');
+  const cursor = given.text('cursor');
+  const { snapshots, next } =
+    limit === undefined && cursor === undefined
+      ? { snapshots: await api.snapshots.list(path) }
+      : await api.snapshots.page(path, { limit, cursor });
   await output.list(snapshots, ({ volume, name }) => `${volume}@${name}`, [
     { title: 'name', value: ({ name }) => name },
     { title: 'created', value: ({ createdAt }) => time(createdAt) },
@@ -74,6 +79,7 @@ export const list: Run = async ({ api, output }, given) => {
     { title: 'protected', value: (snapshot) => yesNo(snapshot.protected) },
     { title: 'labels', value: (snapshot) => labels(snapshot.labels) },
   ]);
+  if (next !== undefined) output.note(`More with: --cursor ${next}`);
 };
 
 export const tree: Run = async ({ api, output }, given) => {

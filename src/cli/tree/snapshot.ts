@@ -41,11 +41,15 @@ export const snapshot: NounSpec = {
     },
     {
       name: 'list',
-      summary: 'list the snapshots of a volume',
+      summary: 'list the snapshots of a volume, oldest first',
       arguments: [path],
+      options: [
+        { flags: '--limit <count>', text: 'list one page of at most so many', kind: 'count' },
+        { flags: '--cursor <text>', text: 'the page behind the one that named it' },
+      ],
       examples: [
         'dvce snapshot list /prod/db',
-        'dvce snapshot list /prod/db -o json',
+        'dvce snapshot list /prod/db --limit 1000 -o json',
         'dvce snapshot list /prod/db --filter protected=true -o name',
       ],
       run: async () => (await load()).list,
