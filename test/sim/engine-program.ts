@@ -248,7 +248,8 @@ class EngineProgram implements SimProgram {
     const fits: Readonly<Record<typeof what, (path: string) => boolean>> = {
       segment: (path) => path.includes('/seg/'),
       journal: (path) => path.includes('/slot-') || path.endsWith('/state'),
-      document: (path) => !path.includes('/seg/'),
+      // One that is still being put together gets another name, under which nobody would put it right.
+      document: (path) => !path.includes('/seg/') && !path.endsWith('.tmp'),
     };
     const place: FlipPlace = { root, fits: fits[what] };
     return flipSomewhere(this.#host, place);
