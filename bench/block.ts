@@ -7,10 +7,18 @@
  * once before.
  */
 import { spawnSync } from 'node:child_process';
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
-import { join } from 'node:path';
+import { readFileSync } from 'node:fs';
+import { dirname, join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { parseSize } from '../src/base/index.ts';
+import {
+  type GuestPeer,
+  guestMix,
+  guestMixMissing,
+  guestPeers,
+  measureGuestMix,
+} from './guest-mix.ts';
+import { clearAtEnd, clearDirectory, freshDirectory } from './host-node.ts';
 import { median, type Row, report, spreadOf } from './report.ts';
 import { type PeerName, startPeer, type Target } from './targets.ts';
 
@@ -70,6 +78,9 @@ const help = `usage: npm run bench -- block [options]
   --peers A,B       only these peers
   --dir DIR         where the files lie (a new directory below the system's temporary one)
 
+rows: ${works.map(({ name }) => name).join(', ')}, and ${guestMix}, measured by fio in a guest
+peers: ${peers.join(', ')}; of ${guestMix} ${guestPeers.join(', ')}
+
 examples:
   npm run bench -- block
   npm run bench -- block --rows randwrite-4k-qd32,randread-4k-qd32 --peers qemu-nbd-raw
@@ -82,6 +93,8 @@ interface Settings {
   readonly readSeconds: number;
   readonly works: readonly Work[];
   readonly peers: readonly PeerName[];
+  /** Of the row that is measured in a guest; none: it is not wanted. */
+  readonly guestPeers: readonly GuestPeer[];
   readonly directory: string;
 }
 
@@ -114,13 +127,27 @@ function settingsOf(options: readonly string[]): Settings | undefined {
     readSeconds: Number(values['read-seconds']),
     works: works.filter(({ name }) => rows === undefined || rows.has(name)),
     peers: peers.filter((name) => names === undefined || names.has(name)),
-    directory: mkdtempSync(join(values.dir ?? '/tmp', 'dvce-bench-')),
+    guestPeers:
+      rows === undefined || rows.has(guestMix)
+        ? guestPeers.filter((name) => names === undefined || names.has(name))
+        : [],
+    directory: freshDirectory(values.dir ?? '/tmp'),
   };
 }
 
 export async function measureBlock(options: readonly string[]): Promise<void> {
   const settings = settingsOf(options);
   if (settings === undefined) return;
+  clearAtEnd();
+  try {
+    const rows = settings.works.length > 0 ? await measureServers(settings) : [];
+    report('block', [...rows, ...(await guestRows(settings))]);
+  } finally {
+    clearDirectory(settings.directory);
+  }
+}
+
+async function measureServers(settings: Settings): Promise<Row[]> {
   const results = new Map<string, number[]>();
   const targets: Target[] = [];
   try {
@@ -133,9 +160,20 @@ export async function measureBlock(options: readonly string[]): Promise<void> {
       await measureRound(round, targets, settings, results);
   } finally {
     for (const target of targets) await target.stop();
-    rmSync(settings.directory, { recursive: true, force: true });
   }
-  report('block', rowsOf(settings, results));
+  return rowsOf(settings, results);
+}
+
+async function guestRows({ guestPeers: wanted, ...settings }: Settings): Promise<Row[]> {
+  if (wanted.length === 0) return [];
+  const missing = guestMixMissing();
+  if (missing !== null) {
+    process.stderr.write(`${guestMix} is left out: ${missing}\n`);
+    return [];
+  }
+  const { rounds, readSeconds: seconds, directory } = settings;
+  // Beside it: paths of sockets are short.
+  return await measureGuestMix(dirname(directory), { rounds, seconds, peers: wanted });
 }
 
 /** The order turns from round to round, so that no target always runs on a machine that another has just heated. */

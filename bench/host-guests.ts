@@ -13,19 +13,23 @@ import { DvceError, MiB, systemTimers } from '../src/base/index.ts';
 import { BlockdClient, dataDirectory } from '../src/blockd/index.ts';
 import { clearDirectory, freshDirectory, HostNode, run, until } from './host-node.ts';
 
-const readyPattern = 'demo guest ready';
+export const readyPattern = 'demo guest ready';
 const image = 'demo';
 const clones = 16;
 
 /** The small Linux that the quickstart boots, built at its first use. */
-async function demoImage(): Promise<string> {
+export async function demoImage(): Promise<string> {
   const script = resolve(import.meta.dirname, '../scripts/demo-image.sh');
   return (await run(script, [])).trim();
 }
 
-async function nodeWithImage(parent: string, source: string): Promise<HostNode> {
+export async function nodeWithImage(
+  parent: string,
+  source: string,
+  name = image,
+): Promise<HostNode> {
   const node = await HostNode.start(parent);
-  await node.ended(await node.api.images.import({ name: image, source }));
+  await node.ended(await node.api.images.import({ name, source }));
   return node;
 }
 
@@ -116,10 +120,20 @@ async function bootBare(
   }
 }
 
-/** The same argument for a guest whose files lie in `place` and whose disk is a raw file. */
-function movedTo(argument: string, theirs: string, place: string, disk: string): string {
+/**
+ * The same argument for a guest whose files lie in `place` and whose disk is a raw file.
+ * @param options.direct past the host's page cache
+ */
+export function movedTo(
+  argument: string,
+  theirs: string,
+  place: string,
+  disk: string,
+  { direct = false } = {},
+): string {
   if (argument.startsWith('{"node-name":"disk0"')) {
-    const file = { driver: 'file', filename: disk, 'read-only': false };
+    const how = direct ? { cache: { direct: true }, aio: 'native' } : {};
+    const file = { driver: 'file', filename: disk, 'read-only': false, ...how };
     return JSON.stringify({ 'node-name': 'disk0', driver: 'raw', discard: 'unmap', file });
   }
   // Sockets and logs: `path=DATA/run/vm/ID/qmp.sock`, `logfile=DATA/log/vm/ID/console.log`.

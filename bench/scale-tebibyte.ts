@@ -5,8 +5,9 @@
  * It is made by the engine itself from real writes: first one block in each leaf, leaf after leaf in random order, then blocks
  * anywhere. `--random-blocks` says how many; with fewer than the volume has leaves (1 TiB: 1,048,576) some leaves do not exist.
  */
+import { statfs } from 'node:fs/promises';
 import { setTimeout as pause } from 'node:timers/promises';
-import { systemTimers } from '../src/base/index.ts';
+import { GiB, systemTimers } from '../src/base/index.ts';
 import { connectNbd } from '../src/nbd/index.ts';
 import { alternate, type Measured, measured, note, type Settings } from './alternate.ts';
 import { BlockdProcess, type Disk, diskMib, type FioWork, fio } from './blockd-process.ts';
@@ -14,6 +15,8 @@ import { BlockdProcess, type Disk, diskMib, type FioWork, fio } from './blockd-p
 const mebibyte = 2 ** 20;
 const smallBytes = 512 * mebibyte;
 const tinyBytes = 16 * mebibyte;
+/** Stored for each block that lives while random writes go on. */
+const storedFactor = 2;
 /** Four times the default quota of the journal. */
 const writtenBytes = 512 * mebibyte;
 
@@ -27,8 +30,25 @@ const randomWrites = (sizeBytes: number, ioBytes: number, extra: readonly string
 const anywhere = (sizeBytes: number, ioBytes: number): FioWork =>
   randomWrites(sizeBytes, ioBytes, ['--norandommap']);
 
+/**
+ * What the store takes at most: blocks and map pages live, and what cleaning has not caught up with, as measured with 2 Mi blocks.
+ * @throws when the disk has less
+ */
+async function checkSpace({ directory, largeBytes, randomBlocks }: Settings): Promise<void> {
+  const { bavail, bsize } = await statfs(directory);
+  const pages = Math.min(randomBlocks, largeBytes / mebibyte) * 1.01;
+  const spareBytes = 4 * GiB;
+  const neededBytes = (randomBlocks + pages) * 4096 * storedFactor + spareBytes;
+  if (bavail * bsize >= neededBytes) return;
+  const fits = Math.floor(((bavail * bsize - spareBytes) / 4096 / storedFactor - pages) / mebibyte);
+  throw new Error(
+    `${directory} has ${Math.floor((bavail * bsize) / GiB)} GiB free, ${Math.ceil(neededBytes / GiB)} may be needed: try --random-blocks ${Math.max(1, fits) * mebibyte}`,
+  );
+}
+
 export async function largeMap(settings: Settings): Promise<Measured[]> {
   const { directory, largeBytes } = settings;
+  await checkSpace(settings);
   let blockd = await BlockdProcess.start(directory);
   try {
     const small = await blockd.create('/small', smallBytes);

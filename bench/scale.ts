@@ -4,11 +4,10 @@
  * Every group of rows has a blockd of its own in a fresh directory. Ratios are medians of rounds in which both sides alternate;
  * the order turns from round to round. Memory and processor time are what the kernel counts for the process of blockd.
  */
-import { mkdtempSync, rmSync } from 'node:fs';
-import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { parseSize } from '../src/base/index.ts';
-import type { Measured, Settings } from './alternate.ts';
+import { type Measured, note, type Settings } from './alternate.ts';
+import { clearAtEnd, clearDirectory, freshDirectory } from './host-node.ts';
 import { hostFacts, median, type Row, report, spreadOf } from './report.ts';
 import { deepClone, manySnapshots, snapshotStall, twoVolumes } from './scale-rows.ts';
 import { largeMap } from './scale-tebibyte.ts';
@@ -65,17 +64,30 @@ export async function measureScale(options: readonly string[]): Promise<void> {
   };
   const host = hostFacts();
   const rows: Measured[] = [];
-  for (const name of values.groups?.split(',') ?? Object.keys(groups)) {
-    const group = groups[name];
-    if (group === undefined) throw new Error(`there is no group ${name}`);
-    const directory = mkdtempSync(join(values.dir, 'dvce-bench-'));
-    try {
-      rows.push(...(await group({ ...settings, directory })));
-    } finally {
-      rmSync(directory, { recursive: true, force: true, maxRetries: 5 });
-    }
-  }
+  clearAtEnd();
+  const names = values.groups?.split(',') ?? Object.keys(groups);
+  for (const name of names) rows.push(...(await measureGroup(name, settings, values.dir)));
   report('scale', rows.map(rowOf), host);
+}
+
+/** What the other groups found is worth its time: one that fails is named, and the command with it. */
+async function measureGroup(
+  name: string,
+  settings: Omit<Settings, 'directory'>,
+  parent: string,
+): Promise<Measured[]> {
+  const group = groups[name];
+  if (group === undefined) throw new Error(`there is no group ${name}`);
+  const directory = freshDirectory(parent);
+  try {
+    return await group({ ...settings, directory });
+  } catch (error) {
+    note(`the group ${name} failed: ${String(error)}`);
+    process.exitCode = 1;
+    return [];
+  } finally {
+    clearDirectory(directory);
+  }
 }
 
 function rowOf({ name, unit, peerName, reach, ours, peer }: Measured): Row {

@@ -78,7 +78,11 @@ export const limitTable = {
     'bytes',
     'records kept in memory until a sync succeeded (rule J5)',
   ),
-  mapCacheBytes: limit(64 * MiB, 'bytes', 'memory for map pages, clean and dirty, per volume'),
+  mapCacheBytes: limit(
+    64 * MiB,
+    'bytes',
+    'memory for the map of a volume: pages, clean and dirty, and what is needed around them',
+  ),
   pagesPerSegment: limit(
     12_288,
     'count',
@@ -87,7 +91,7 @@ export const limitTable = {
   mapBatchPercent: limit(
     84,
     'percent',
-    'share of the map cache that may be dirty: one batch over 1 TiB dirties 12,000 pages; the rest serves readers',
+    'share of the map cache that may be dirty: 8,600 pages, 5,600 random blocks over 1 TiB; the rest serves readers',
   ),
   mapLoadsMax: limit(
     32,
@@ -279,6 +283,16 @@ export const limitTable = {
     'rule N5: threads of that pool that reads of the store leave alone, for syncs of journals and everything else',
   ),
   workersMax: limit(64, 'count', 'worker threads of one blockd'),
+  workerYoungBytes: limit(
+    24 * MiB,
+    'bytes',
+    'room of a thread with volumes for new objects; V8 would take twice that and keep it',
+  ),
+  workerOldBytes: limit(
+    1536 * MiB,
+    'bytes',
+    'the same for lasting objects; below 2 GiB V8 collects when the heap has doubled, above when it is four times as large',
+  ),
   workerInFlightMax: limit(256, 'count', 'requests from the main thread to one worker at a time'),
   workerCallMs: limit(
     600_000,

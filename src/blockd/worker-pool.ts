@@ -11,6 +11,7 @@ import {
   type Clock,
   DvceError,
   limits,
+  MiB,
   type Timers,
   toDvceError,
   type VolumeId,
@@ -31,6 +32,12 @@ const workerEntry = new URL(
   import.meta.url.endsWith('.ts') ? './worker.ts' : './worker.js',
   import.meta.url,
 );
+
+/** Room for JavaScript objects of a thread; buffers and map pages lie outside of it. */
+export const volumeThreadLimits = {
+  maxYoungGenerationSizeMb: limits.workerYoungBytes / MiB,
+  maxOldGenerationSizeMb: limits.workerOldBytes / MiB,
+};
 
 export class WorkerThread {
   readonly index: number;
@@ -69,7 +76,11 @@ export class WorkerThread {
     onChanged: (key: string) => void,
   ) {
     this.index = setup.index;
-    this.#worker = new Worker(workerEntry, { workerData: setup, name: `volumes-${setup.index}` });
+    this.#worker = new Worker(workerEntry, {
+      workerData: setup,
+      name: `volumes-${setup.index}`,
+      resourceLimits: volumeThreadLimits,
+    });
     this.#calls = new CallTable({
       timers,
       peer: `worker ${setup.index}`,

@@ -15,6 +15,7 @@ import {
   crc32c,
   crc32cJoined,
   DvceError,
+  KiB,
   letGoOfPayload,
   type Timers,
 } from '../base/index.ts';
@@ -39,11 +40,12 @@ type ReadBelow = (block: number, target: Buffer) => Promise<void>;
 
 /** Blocks checked or copied before other work gets a turn: some tenths of a millisecond. */
 const blocksPerTurn = 256;
-/** One read of the journal; a slab has room for it. */
+/** One read of the journal. */
 const windowBytes = 1024 * 1024;
 /** Less than the header of a journal file, so that no window reaches from one file into the next. */
 const gapBytesMax = journalFileHeaderBytes;
-const slabBytes = windowBytes;
+/** As long as those that small payloads lie in: what these let go of serves builds, and the other way round. */
+const slabBytes = 64 * KiB;
 
 /** The batch is published, or given up: its slabs may be used again. */
 export function releaseBatch({ slabs = [] }: Batch): void {
@@ -263,7 +265,7 @@ async function fetchWanted(
 ): Promise<void> {
   if (wanted.length === 0) return;
   wanted.sort((a, b) => a.address - b.address);
-  const window = allocatePayload(slabBytes);
+  const window = allocatePayload(windowBytes);
   let first = 0;
   while (first < wanted.length) {
     const next = windowEnd(wanted, first);

@@ -198,6 +198,7 @@ export class LogWriter {
         : Buffer.alloc(0);
       const content = {
         data: pages.images,
+        sums: pages.sums,
         runs: [{ kind: 'pages' as const, offset: segmentDataOffset, keys: pages.keys }],
         root,
         flags: isRoot ? flags | segmentFlags.root : 0,
@@ -246,9 +247,7 @@ export class LogWriter {
     segments.forEach((_, i) => {
       if (!future.rows.has(firstPages + i)) future.add(firstPages + i, 0);
     });
-    for (const home of this.map.storedHomes()) {
-      if (home.from !== 0) future.release(home.from, number);
-    }
+    for (const home of this.map.storedHomes()) if (home !== 0) future.release(home, number);
     segments.forEach((pages, i) => {
       for (let each = 0; each < pages.keys.length; each += 1) future.retain(firstPages + i);
     });

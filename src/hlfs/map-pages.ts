@@ -5,7 +5,7 @@
  * loaded too late, because the pointer that led to it is not the one of the tree any more, is thrown away.
  */
 import { DvceError, limits, toDvceError } from '../base/index.ts';
-import { type Frame, type Page, PageCache } from './map-cache.ts';
+import { type Page, PageCache } from './map-cache.ts';
 import { fanout, hasPage, keyOf, type TopPointer, topLevel } from './map-page.ts';
 import { checkRawPointer, pointerOffset } from './pointer.ts';
 import type { SegmentReader } from './segments.ts';
@@ -57,6 +57,12 @@ export class MapPages {
     });
   }
 
+  /** As `load`, and what leads to the page also when the page itself is here: a parent that was not used of late may be gone. */
+  async loadWay(level: number, index: number): Promise<void> {
+    for (let each = topLevel; each >= level; each -= 1)
+      await this.load(each, Math.floor(index / fanout ** (each - level)));
+  }
+
   /** Bring many leaves into memory, several loads at a time. `indexes` should not be many more than fit. */
   async loadLeaves(indexes: readonly number[]): Promise<void> {
     let waiting: Promise<void>[] = [];
@@ -91,13 +97,13 @@ export class MapPages {
     const key = keyOf(level, index);
     const running = this.#loading.get(key);
     if (running !== undefined) return running;
-    const frame = this.cache.takeFrame();
+    const page = this.cache.take();
     let outcome: DvceError | null | undefined;
     let settle: ((error: DvceError | null) => void) | undefined;
     const [segment, word1, , checksum] = pointer;
-    const { bytes } = frame;
+    const { bytes } = page;
     this.#reader.readBlocks(segment, pointerOffset(word1), [checksum], bytes, (failure) => {
-      outcome = this.#arrived(level, index, pointer, frame, failure);
+      outcome = this.#arrived(level, index, pointer, page, failure);
       settle?.(outcome);
     });
     if (outcome === null) return undefined;
@@ -117,15 +123,15 @@ export class MapPages {
     level: number,
     index: number,
     pointer: TopPointer,
-    frame: Frame,
+    page: Page,
     failure: DvceError | null,
   ): DvceError | null {
     // The publisher may have made or changed the page meanwhile, or moved it: then this copy is an old one.
     const now = this.cache.has(level, index) ? null : this.pointerTo(level, index);
     const isCurrent = now?.every((word, i) => word === pointer[i]) === true;
-    const error = isCurrent ? (failure ?? pageFault(frame.words)) : null;
-    if (isCurrent && error === null) this.cache.add(level, index, frame, pointer[0]);
-    else this.cache.returnFrame(frame);
+    const error = isCurrent ? (failure ?? pageFault(page.words)) : null;
+    if (isCurrent && error === null) this.cache.add(page, level, index, pointer[0]);
+    else this.cache.giveBack(page);
     return error;
   }
 }

@@ -16,6 +16,8 @@ export interface StoredPages {
   readonly segments: readonly {
     readonly images: readonly Buffer[];
     readonly keys: readonly number[];
+    /** Checksum of each image. */
+    readonly sums: readonly number[];
   }[];
   readonly top: TopPointer | null;
   /** Make the pages clean; only after their segment is durable. */
@@ -40,11 +42,11 @@ export async function layOut(
 ): Promise<StoredPages> {
   const dirty = [...pages.cache.dirty()].sort((a, b) => a.level - b.level || a.index - b.index);
   let top = pages.top;
-  let current = { images: [] as Buffer[], keys: [] as number[] };
+  let current = newSegment();
   const segments = [current];
   for (const [i, page] of dirty.entries()) {
     if (current.images.length >= limits.pagesPerSegment) {
-      current = { images: [], keys: [] };
+      current = newSegment();
       segments.push(current);
     }
     const offset = firstOffset + current.images.length * pageBytes;
@@ -53,6 +55,7 @@ export async function layOut(
     if (page.level === topLevel) top = pointer;
     else pointFromParent(pages, page, pointer);
     current.images.push(page.bytes);
+    current.sums.push(checksum);
     current.keys.push(keyOf(page.level, page.index));
     if (i % pagesPerTurn === pagesPerTurn - 1) await breathe();
   }
@@ -70,6 +73,12 @@ export async function layOut(
   };
   return { segments, top, commit };
 }
+
+const newSegment = (): { images: Buffer[]; keys: number[]; sums: number[] } => ({
+  images: [],
+  keys: [],
+  sums: [],
+});
 
 function pointFromParent(pages: MapPages, page: Page, pointer: TopPointer): void {
   const parent = pages.cache.get(page.level + 1, Math.floor(page.index / fanout));

@@ -168,7 +168,8 @@ export class BlockMap {
   #make(level: number, index: number): Page {
     const { cache } = this.#pages;
     const uniform = this.#pages.pointerTo(level, index);
-    const made = cache.add(level, index, cache.takeFrame(), 0);
+    const made = cache.take();
+    cache.add(made, level, index, 0);
     made.words.fill(0);
     if (uniform?.[1] === specialZero)
       for (let i = 0; i < fanout; i += 1) made.words[i * 4 + 1] = specialZero;
@@ -180,7 +181,7 @@ export class BlockMap {
     for (let tries = 0; tries < triesMax; tries += 1) {
       const page = this.#tryDirty(level, index, false);
       if (page !== undefined) return page;
-      await this.#pages.load(level, index);
+      await this.#pages.loadWay(level, index);
     }
     throw pushedOut();
   }
@@ -190,7 +191,7 @@ export class BlockMap {
     for (let tries = 0; tries < triesMax; tries += 1) {
       const page = this.#tryDirty(level, index, true);
       if (page) return page;
-      await this.#pages.load(level, index);
+      await this.#pages.loadWay(level, index);
     }
     throw pushedOut();
   }
@@ -324,8 +325,8 @@ export class BlockMap {
   }
 
   /** For each dirty page the segment of its stored copy (0: none), which the next root releases. */
-  *storedHomes(): Generator<{ from: number }> {
-    for (const page of this.#pages.cache.dirty()) yield { from: page.storedIn };
+  *storedHomes(): Generator<number> {
+    for (const page of this.#pages.cache.dirty()) yield page.storedIn;
   }
 
   /** Make the pages that lie in `segment` dirty, so that the next root moves them out of it (cleaning). */
@@ -333,21 +334,21 @@ export class BlockMap {
     for (const key of keys) {
       const level = Math.floor(key / levelStep);
       const index = key % levelStep;
-      const page = await this.#look(level, index);
-      if (page?.storedIn === segment) await this.#dirtyPage(level, index);
+      const isThere = await this.#look(level, index, (page) => page?.storedIn === segment);
+      if (isThere) await this.#dirtyPage(level, index);
     }
   }
 
   /** The pointers of a page as they are now, or null when its subtree is uniform. For comparing two maps. */
-  async words(level: number, index: number): Promise<Uint32Array | null> {
-    return (await this.#look(level, index))?.words.slice() ?? null;
+  words(level: number, index: number): Promise<Uint32Array | null> {
+    return this.#look(level, index, (page) => page?.words.slice() ?? null);
   }
 
-  /** A page, loaded when needed. To be used at once: it may be evicted in the next turn. */
-  async #look(level: number, index: number): Promise<Page | null> {
+  /** Look at a page, loaded when needed, in the turn in which it is there: after an `await` it may be another one. */
+  async #look<T>(level: number, index: number, use: (page: Page | null) => T): Promise<T> {
     for (let tries = 0; tries < triesMax; tries += 1) {
       const page = this.#pages.peek(level, index);
-      if (page !== undefined) return page;
+      if (page !== undefined) return use(page);
       await this.#pages.load(level, index);
     }
     throw pushedOut();

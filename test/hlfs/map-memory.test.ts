@@ -3,26 +3,19 @@ import { spawn } from 'node:child_process';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import t, { type Test } from 'tap';
-
-const mebibyte = 2 ** 20;
+import { limits, MiB } from '../../src/base/index.ts';
 
 async function load(
   t: Test,
   leaves: number,
   writes: number,
-  cacheBytes: number,
 ): Promise<{ peakMib: number; wrong: number }> {
   const directory = mkdtempSync('/tmp/dvce-map-');
   t.teardown(() => rmSync(directory, { recursive: true, force: true }));
   const script = fileURLToPath(new URL('../support/map-load.ts', import.meta.url));
   const child = spawn(
     process.execPath,
-    [
-      '--disable-warning=ExperimentalWarning',
-      script,
-      directory,
-      ...[leaves, writes, cacheBytes].map(String),
-    ],
+    ['--disable-warning=ExperimentalWarning', script, directory, ...[leaves, writes].map(String)],
     { stdio: ['ignore', 'pipe', 'inherit'] },
   );
   let output = '';
@@ -32,15 +25,13 @@ async function load(
   return JSON.parse(output);
 }
 
-t.test('B-32 a map of many times its budget costs its budget', async (t) => {
-  const budgetMib = 8;
-  const writes = 40_000;
-  const few = await load(t, 100, writes, budgetMib * mebibyte);
-  const many = await load(t, writes, writes, budgetMib * mebibyte);
+t.test('B-32 a map of many times its budget costs no more than its budget', async (t) => {
+  const writes = 60_000;
+  const few = await load(t, 4000, writes);
+  const many = await load(t, writes, writes);
   t.equal(few.wrong + many.wrong, 0, 'every block reads as it was written');
   const moreMib = many.peakMib - few.peakMib;
   t.comment(`VmHWM ${few.peakMib.toFixed(0)} MiB and ${many.peakMib.toFixed(0)} MiB`);
-  // Its 40,000 leaves have 156 MiB, and 220 MiB more are used when none is evicted. The heap of the program itself varies by
-  // some ten MiB from run to run.
-  t.ok(moreMib < 100, `${moreMib.toFixed(1)} MiB more`);
+  // Its pages have 300 MiB, which they take when none is evicted.
+  t.ok(moreMib <= limits.mapCacheBytes / MiB, `${moreMib.toFixed(1)} MiB more`);
 });

@@ -58,6 +58,9 @@ for (const seed of [1, 2])
     const reader = pages as unknown as SegmentReader;
     const map = new BlockMap(reader, null, 0, hooks, 64 * 4096);
     const model = new Map<number, number>();
+    /** Segments that a block was ever set to. */
+    const everSet = new Map<number, Set<number>>();
+    let foreign = 0;
     const anyBlock = (): number => random.below(leaves) * 256 + random.below(256);
     let segment = 1;
     let isPublishing = true;
@@ -85,6 +88,7 @@ for (const seed of [1, 2])
         segment += 1;
         if (random.below(12) === 0) await clear(block, 1 + random.below(1500));
         else {
+          everSet.set(block, (everSet.get(block) ?? new Set()).add(segment));
           await map.setBlocks(block, segment, 4096, [segment]);
           model.set(block, segment);
         }
@@ -99,8 +103,22 @@ for (const seed of [1, 2])
         await turn();
       }
     };
+    /** What is read of a leaf was said of its blocks, whatever becomes of its page in memory. */
+    const compare = async (): Promise<void> => {
+      while (isPublishing) {
+        const leaf = random.below(leaves);
+        const words = await map.words(0, leaf);
+        for (let i = 0; words !== null && i < 256; i += 1) {
+          const found = words[i * 4] ?? 0;
+          if (found !== 0 && everSet.get(leaf * 256 + i)?.has(found) !== true) foreign += 1;
+        }
+        await turn();
+      }
+    };
     const pumping = pages.pump();
-    await Promise.all([publish(), ...Array.from({ length: 24 }, look)]);
+    const readers = Array.from({ length: 24 }, (_, i) => (i < 16 ? look() : compare()));
+    await Promise.all([publish(), ...readers]);
+    t.equal(foreign, 0, 'no reader was given another page');
     let lost = 0;
     for (const [block, wanted] of model) if ((await lookUp(map, block)) !== wanted) lost += 1;
     pages.isOpen = false;
@@ -112,3 +130,39 @@ for (const seed of [1, 2])
       'what is mapped is counted',
     );
   });
+
+t.test(
+  'L1 a leaf that is used stays when its parent goes, and is changed all the same',
+  async (t) => {
+    const random = seededRandom(3);
+    const pages = new Pages(random);
+    const hooks = { onRelease: () => {}, onRetain: () => {} };
+    const map = new BlockMap(pages as unknown as SegmentReader, null, 0, hooks, 1);
+    const pumping = pages.pump();
+    // Each in a leaf with a parent of its own.
+    const blocks = Array.from({ length: 40 }, (_, i) => i * 65_536);
+    let segment = 1;
+    for (const [i, block] of blocks.entries()) {
+      await map.setBlocks(block, 1, 4096, [block]);
+      if (i % 10 !== 9) continue;
+      const { segments, commit } = await map.store(segment + 1, 4096, turn);
+      segments.forEach(({ images }, at) => {
+        images.forEach((image, page) => {
+          pages.stored.set(`${segment + 1 + at}/${4096 + page * 4096}`, Buffer.from(image));
+        });
+      });
+      segment += segments.length;
+      commit();
+    }
+    const [used = 0, ...others] = blocks;
+    for (let round = 0; round < 3; round += 1)
+      for (const block of others) {
+        t.equal(await lookUp(map, used), 1);
+        await lookUp(map, block);
+      }
+    await map.setBlocks(used, 2, 4096, [used]);
+    pages.isOpen = false;
+    await pumping;
+    t.equal(await lookUp(map, used), 2, 'it was changed');
+  },
+);

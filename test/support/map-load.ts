@@ -1,12 +1,16 @@
 /**
- * A process of its own for measuring what a map costs: writes one block in each of many leaves of a volume, in an order that
- * helps no cache, reads all of them back, and says what the kernel counted.
+ * A process of its own for measuring what a map costs: writes blocks in so many leaves of a volume of 1 TiB, in an order that
+ * helps no cache, reads all of them back, and says what the kernel counted. It works as a volume does in blockd: on a thread
+ * with the same bounds, with the default journal, and with payloads kept for building.
  *
- *   node map-load.ts DIRECTORY LEAVES WRITES MAP_CACHE_BYTES
+ *   node map-load.ts DIRECTORY LEAVES WRITES
  */
 import { mkdirSync, readFileSync } from 'node:fs';
+import { fileURLToPath } from 'node:url';
+import { isMainThread, parentPort, Worker } from 'node:worker_threads';
 import {
   asNodeId,
+  limits,
   MiB,
   nodeFileSystem,
   randomUuid,
@@ -16,7 +20,9 @@ import {
   systemTimers,
   TiB,
 } from '../../src/base/index.ts';
+import { volumeThreadLimits } from '../../src/blockd/worker-pool.ts';
 import {
+  BuildBudget,
   createVolume,
   type HlfsContext,
   openDocuments,
@@ -25,38 +31,15 @@ import {
 } from '../../src/hlfs/index.ts';
 import { openLocalStore } from '../../src/stores/index.ts';
 
-const [directory = '', leavesText, writesText, cacheText] = process.argv.slice(2);
+const [directory = '', leavesText, writesText] = process.argv.slice(2);
 const leaves = Number(leavesText);
 const writes = Number(writesText);
 
-mkdirSync(`${directory}/journal`, { recursive: true });
-const store = await openLocalStore({
-  root: `${directory}/store`,
-  files: nodeFileSystem,
-  random: systemRandom,
-  create: true,
-});
-const documents = openDocuments(store);
-const node = asNodeId(randomUuid(systemRandom));
-const context: HlfsContext = {
-  store,
-  documents,
-  files: nodeFileSystem,
-  clock: systemClock,
-  timers: systemTimers,
-  random: systemRandom,
-  logger: silentLogger,
-  node,
-  scope: await openProcessScope(store, documents, node, systemRandom),
-  journalDirectory: `${directory}/journal`,
-};
-const { id } = await createVolume(context, '/v', { sizeBytes: TiB, journalBytes: 16 * MiB });
-const volume = await openVolume(context, id, { mapCacheBytes: Number(cacheText) });
-
-/** The nth block: leaves in a scattered order, another block of the leaf in each round through all of them. */
+/** The nth block: leaves all over the volume in a scattered order, another block of the leaf in each round through them. */
 const step = 514_229; // a prime, so that it meets every leaf
+const leafBlocks = Math.floor(TiB / MiB / leaves) * 256;
 const blockOf = (n: number): number =>
-  ((n * step) % leaves) * 256 + ((Math.floor(n / leaves) * 7 + n) % 256);
+  ((n * step) % leaves) * leafBlocks + ((Math.floor(n / leaves) * 7 + n) % 256);
 const stamp = (block: number): Buffer => {
   const bytes = Buffer.alloc(4096, block & 0xff);
   bytes.writeUInt32LE(block);
@@ -75,30 +58,69 @@ async function each(atOnce: number, task: (n: number) => Promise<void>): Promise
   await Promise.all(Array.from({ length: atOnce }, lane));
 }
 
-const origin = { alive: true };
-await each(64, async (n) => {
-  const block = blockOf(n);
-  await new Promise<void>((resolve, reject) => {
-    volume.write(block * 4096, stamp(block), { fua: false, origin }, (error) =>
-      error ? reject(error) : resolve(),
-    );
+/** @returns how many blocks do not read as they were written */
+async function load(): Promise<number> {
+  mkdirSync(`${directory}/journal`, { recursive: true });
+  const store = await openLocalStore({
+    root: `${directory}/store`,
+    files: nodeFileSystem,
+    random: systemRandom,
+    create: true,
   });
-});
-await volume.publishAll();
-let wrong = 0;
-await each(16, async (n) => {
-  const block = blockOf(n);
-  const bytes = await new Promise<Buffer>((resolve, reject) => {
-    volume.read(block * 4096, 4096, (error, parts) => {
-      const [first] = parts;
-      if (error) reject(error);
-      else resolve(first instanceof Buffer ? first : Buffer.alloc(4096));
+  const documents = openDocuments(store);
+  const node = asNodeId(randomUuid(systemRandom));
+  const context: HlfsContext = {
+    store,
+    documents,
+    files: nodeFileSystem,
+    clock: systemClock,
+    timers: systemTimers,
+    random: systemRandom,
+    logger: silentLogger,
+    node,
+    scope: await openProcessScope(store, documents, node, systemRandom),
+    journalDirectory: `${directory}/journal`,
+    builds: new BuildBudget(limits.keptPayloadBytes),
+  };
+  const { id } = await createVolume(context, '/v', { sizeBytes: TiB });
+  const volume = await openVolume(context, id);
+  const origin = { alive: true };
+  await each(64, async (n) => {
+    const block = blockOf(n);
+    await new Promise<void>((resolve, reject) => {
+      volume.write(block * 4096, stamp(block), { fua: false, origin }, (error) =>
+        error ? reject(error) : resolve(),
+      );
     });
   });
-  if (!bytes.equals(stamp(block))) wrong += 1;
-});
-await volume.close();
-await store.close();
-const status = readFileSync('/proc/self/status', 'utf8');
-const peakMib = Number(/^VmHWM:\s+(\d+) kB$/m.exec(status)?.[1]) / 1024;
-process.stdout.write(`${JSON.stringify({ peakMib, wrong })}\n`);
+  await volume.publishAll();
+  let wrong = 0;
+  await each(16, async (n) => {
+    const block = blockOf(n);
+    const bytes = await new Promise<Buffer>((resolve, reject) => {
+      volume.read(block * 4096, 4096, (error, parts) => {
+        const [first] = parts;
+        if (error) reject(error);
+        else resolve(first instanceof Buffer ? first : Buffer.alloc(4096));
+      });
+    });
+    if (!bytes.equals(stamp(block))) wrong += 1;
+  });
+  await volume.close();
+  await store.close();
+  return wrong;
+}
+
+if (isMainThread) {
+  const thread = new Worker(fileURLToPath(import.meta.url), {
+    argv: process.argv.slice(2),
+    resourceLimits: volumeThreadLimits,
+  });
+  const wrong = await new Promise((resolve, reject) => {
+    thread.once('message', resolve);
+    thread.once('error', reject);
+  });
+  const status = readFileSync('/proc/self/status', 'utf8');
+  const peakMib = Number(/^VmHWM:\s+(\d+) kB$/m.exec(status)?.[1]) / 1024;
+  process.stdout.write(`${JSON.stringify({ peakMib, wrong })}\n`);
+} else parentPort?.postMessage(await load());
