@@ -5,6 +5,9 @@
  * do afterwards: for dvce, until everything lies in the store and the journal is back at its starting level; for a peer,
  * until its file is synced. So nobody gains by putting work off. Read rows are warm: each server reads the whole span
  * once before.
+ *
+ * What fio writes is noise, so the peer `dvce-zstd`, a volume that compresses, shows what looking costs where there is nothing to
+ * gain; with `--compressible` it shows what there is. It is measured only when it is named.
  */
 import { spawnSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
@@ -75,7 +78,8 @@ const help = `usage: npm run bench -- block [options]
   --span SIZE       bytes of the volume that are used (1GiB)
   --read-seconds N  length of a read row (8)
   --rows A,B        only these rows
-  --peers A,B       only these peers
+  --peers A,B       only these peers; dvce-zstd, a volume that compresses, is one of its own
+  --compressible N  so many percent of what is written can be compressed away (0)
   --dir DIR         where the files lie (a new directory below the system's temporary one)
 
 rows: ${works.map(({ name }) => name).join(', ')}, and ${guestMix}, measured by fio in a guest
@@ -84,6 +88,7 @@ peers: ${peers.join(', ')}; of ${guestMix} ${guestPeers.join(', ')}
 examples:
   npm run bench -- block
   npm run bench -- block --rows randwrite-4k-qd32,randread-4k-qd32 --peers qemu-nbd-raw
+  npm run bench -- block --rows randwrite-4k-qd32,seqwrite-1m --peers dvce-zstd
 `;
 
 interface Settings {
@@ -91,6 +96,7 @@ interface Settings {
   readonly journalBytes: number;
   readonly spanBytes: number;
   readonly readSeconds: number;
+  readonly compressiblePercent: number;
   readonly works: readonly Work[];
   readonly peers: readonly PeerName[];
   /** Of the row that is measured in a guest; none: it is not wanted. */
@@ -109,6 +115,7 @@ function settingsOf(options: readonly string[]): Settings | undefined {
       'read-seconds': { type: 'string', default: '8' },
       rows: { type: 'string' },
       peers: { type: 'string' },
+      compressible: { type: 'string', default: '0' },
       dir: { type: 'string' },
     },
   });
@@ -125,8 +132,12 @@ function settingsOf(options: readonly string[]): Settings | undefined {
     journalBytes: parseSize(values.journal),
     spanBytes: parseSize(values.span),
     readSeconds: Number(values['read-seconds']),
+    compressiblePercent: Number(values.compressible),
     works: works.filter(({ name }) => rows === undefined || rows.has(name)),
-    peers: peers.filter((name) => names === undefined || names.has(name)),
+    peers:
+      names === undefined
+        ? peers
+        : [...peers, 'dvce-zstd' as const].filter((name) => names.has(name)),
     guestPeers:
       rows === undefined || rows.has(guestMix)
         ? guestPeers.filter((name) => names === undefined || names.has(name))
@@ -271,6 +282,12 @@ function fio(
     '--random_generator=tausworthe64',
     '--refill_buffers',
     ...(each.fsync ? ['--fsync=1'] : []),
+    ...(settings.compressiblePercent === 0
+      ? []
+      : [
+          `--buffer_compress_percentage=${settings.compressiblePercent}`,
+          '--buffer_compress_chunk=4096',
+        ]),
     '--output-format=json',
     `--output=${output}`,
     ...extra,

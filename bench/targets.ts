@@ -11,7 +11,8 @@ export type PeerName =
   | 'qemu-nbd-sparse'
   | 'qemu-nbd-qcow2'
   | 'nbdkit-file'
-  | 'disk';
+  | 'disk'
+  | 'dvce-zstd';
 
 export interface Target {
   readonly name: string;
@@ -33,7 +34,8 @@ export function startPeer(
   spanBytes: number,
   journalBytes: number,
 ): Promise<Target> {
-  if (name === 'dvce') return startDvce(directory, spanBytes, journalBytes);
+  if (name === 'dvce' || name === 'dvce-zstd')
+    return startDvce(name, directory, spanBytes, journalBytes);
   if (name === 'disk') return Promise.resolve(diskTarget(join(directory, 'disk.raw'), spanBytes));
   return startServer(name, directory, spanBytes);
 }
@@ -44,18 +46,20 @@ const nbd = (socket: string, exportName = ''): readonly string[] => [
 ];
 
 async function startDvce(
+  name: 'dvce' | 'dvce-zstd',
   directory: string,
   spanBytes: number,
   journalBytes: number,
 ): Promise<Target> {
-  const data = join(directory, 'dvce');
+  const data = join(directory, name);
   await ensureBlockd({ dataDirectory: data, clock: systemClock, timers: systemTimers });
   const client = new BlockdClient({
     socketPath: dataDirectory(data).controlSocket,
     timers: systemTimers,
   });
   const path = '/bench';
-  await client.call('volume.create', { path, sizeBytes: spanBytes, journalBytes });
+  const compression = name === 'dvce' ? 'none' : 'zstd';
+  await client.call('volume.create', { path, sizeBytes: spanBytes, journalBytes, compression });
   const { socketPath, exportName } = await client.call('volume.attach', {
     path,
     attachId: 'bench',
@@ -75,7 +79,7 @@ async function startDvce(
     await client.call('snapshot.delete', snapshot, { timeoutMs: 600_000 });
   };
   return {
-    name: 'dvce',
+    name,
     startsSparse: false,
     fioTarget: () => nbd(socketPath, exportName),
     prepare: async () => {},

@@ -82,7 +82,7 @@ export const bugs: readonly Bug[] = [
   now('B-47', 'Does opening a snapshot for reading change nothing in the store?'),
   // cleaning and space
   now('B-10', 'Do all snapshots verify after everything that is dead was removed?'),
-  later('B-11', 'Does cleaning move compressed blocks intact? Blocks are not moved yet.'),
+  now('B-11', 'Does cleaning move blocks intact that are compressed, or partly so?'),
   now('B-12', 'Do incompressible, empty and lying compressed groups decode or fail properly?'),
   later(
     'B-13',

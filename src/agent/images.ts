@@ -136,7 +136,11 @@ export class Images {
         'it needs a source or an entry of the catalogue, and not both',
         'Give one of source and fromCatalogue.',
       );
-    const kept = { labels: labels ?? {}, protected: request.protected ?? false };
+    const kept = {
+      labels: labels ?? {},
+      protected: request.protected ?? false,
+      compression: request.compression,
+    };
     if (source !== undefined) {
       checkSource(source);
       return { source, digest: sha256 ?? sha512, checksumUrl, format, ...kept };
@@ -194,8 +198,10 @@ export class Images {
     const prepareVolume = async (description: ImageDescription): Promise<ImageTarget> => {
       const { volumeBytes: sizeBytes } = description;
       // Partition tables of images count in sectors of 512 bytes.
+      const { compression } = order;
       const shape = { path, sizeBytes, blockBytes: 512, labels: mark } as const;
-      await blockd.call('volume.create', shape, long);
+      // An older blockd does not know it; without it nothing is said of it.
+      await blockd.call('volume.create', compression ? { ...shape, compression } : shape, long);
       made = true;
       const { socketPath, exportName } = await blockd.call(
         'volume.attach',
@@ -356,6 +362,7 @@ interface ImportOrder {
   readonly format: ImageImport['format'];
   readonly labels: Readonly<Record<string, string>>;
   readonly protected: boolean;
+  readonly compression: ImageImport['compression'];
 }
 
 const conflicting = (reason: string, advice: string): DvceError =>

@@ -430,6 +430,22 @@ export const limitTable = {
     'bytes',
     'payloads kept by a thread until their segment is written: one batch on its way to the store, one that fills; the rest is read from the journal again',
   ),
+  packerNice: limit(
+    5,
+    'count',
+    'steps of priority of the thread that compresses below those that serve guests',
+  ),
+  packerMs: limit(
+    10_000,
+    'ms',
+    'deadline of the packer for 1 MiB, some thousand times what it needs; then blocks are stored as they are',
+  ),
+  packerIdleMs: limit(
+    30_000,
+    'ms',
+    'a packer that had nothing to do for so long gives its memory back',
+  ),
+  packerRestMs: limit(60_000, 'ms', 'no other packer is started for so long after one failed'),
   journalReadsInFlight: limit(
     2,
     'count',

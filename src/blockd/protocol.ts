@@ -17,7 +17,7 @@ import type {
   RateLimits,
   RateLimitsChange,
 } from '../base/index.ts';
-import type { ReadSources, VolumeSpace } from '../hlfs/index.ts';
+import type { Compression, ReadSources, VolumeSpace } from '../hlfs/index.ts';
 import type { RequestFigures, RequestLatency } from '../nbd/index.ts';
 
 import type { ScrubStatus, VolumeCheckAnswer, VolumeScrub } from './protocol-integrity.ts';
@@ -65,6 +65,8 @@ export interface VolumeInfo {
   readonly snapshots: number;
   /** For how long every flush is kept as a point in time; an older blockd keeps none. */
   readonly retainMs?: number | null;
+  /** Of what is written from now on; an older blockd knows none. */
+  readonly compression?: Compression;
   /** In the answer of volume.get, when points are kept. */
   readonly points?: PointsInfo | null;
   /** In the answer of volume.get, of a flattened volume: what needs the logs of its origin still. */
@@ -215,6 +217,7 @@ export interface ControlMethods
       kind?: 'volume' | 'image';
       limits?: RateLimitsChange;
       retainMs?: number;
+      compression?: Compression;
     };
     result: VolumeInfo;
   };
@@ -233,6 +236,8 @@ export interface ControlMethods
       protected?: boolean;
       limits?: RateLimitsChange;
       retainMs?: number | null;
+      /** Of what is written from now on. */
+      compression?: Compression;
     };
     result: VolumeInfo;
   };

@@ -11,6 +11,7 @@ import {
   schemaCheck,
   Type,
 } from '../base/index.ts';
+import { compressions } from '../hlfs/index.ts';
 import type { ControlMethod, ControlParams } from './protocol.ts';
 
 /** Longest text that can be a path with 16 parts, a snapshot name and separators. */
@@ -48,6 +49,8 @@ const rate = orNull(
 );
 const rateLimits = closed(Object.fromEntries(rateNames.map((one) => [one, optional(rate)])));
 
+const compression = Type.Union(compressions.map((one) => Type.Literal(one)));
+
 /** Also what a release promises to take (test/support/control-freeze.ts). */
 export const paramSchemas: Readonly<Record<ControlMethod, JsonSchema>> = {
   // A newer client may say more about itself than this program knows.
@@ -64,6 +67,7 @@ export const paramSchemas: Readonly<Record<ControlMethod, JsonSchema>> = {
     kind: optional(kind),
     limits: optional(rateLimits),
     retainMs: optional(bytes),
+    compression: optional(compression),
   }),
   'volume.list': closed({
     prefix: optional(Type.String({ maxLength: pathCharactersMax })),
@@ -77,6 +81,7 @@ export const paramSchemas: Readonly<Record<ControlMethod, JsonSchema>> = {
     protected: optional(flag),
     limits: optional(rateLimits),
     retainMs: optional(orNull(bytes)),
+    compression: optional(compression),
   }),
   'volume.points': closed({
     path,

@@ -55,6 +55,7 @@ export function describeVolume(
           },
     snapshots,
     retainMs: head.retainMs ?? null,
+    compression: head.compression ?? 'none',
     open,
   };
 }

@@ -189,8 +189,8 @@ async function list(
  * that is under way may have read the head before.
  */
 async function update(node: NodeContext, path: string, change: VolumeChange): Promise<VolumeInfo> {
-  const { limits: rates, retainMs } = change;
-  if (rates === undefined && retainMs === undefined)
+  const { limits: rates, retainMs, compression } = change;
+  if (rates === undefined && retainMs === undefined && compression === undefined)
     return infoOf(node, await updateVolume(node.hlfs, path, change));
   return inTurn(node, path, async ({ id }) => {
     const { head } = await updateVolume(node.hlfs, path, change);
@@ -200,6 +200,7 @@ async function update(node: NodeContext, path: string, change: VolumeChange): Pr
       if (rates !== undefined)
         await thread.call('export.limits', { key, limits: head.limits ?? {} });
       if (retainMs !== undefined) await thread.call('export.retain', { key, retainMs });
+      if (compression !== undefined) await thread.call('export.compress', { key, compression });
     }
     return infoOf(node, await getVolume(node.hlfs, path));
   });

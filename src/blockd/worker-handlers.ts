@@ -85,6 +85,10 @@ export function workerHandlers(context: HlfsContext, thread: string): WorkerHand
       exports.volume(key).retain(retainMs);
       return {};
     },
+    'export.compress': async ({ key, compression }) => {
+      exports.volume(key).compress(compression);
+      return {};
+    },
     'export.points': async ({ key }) => ({ points: exports.points(key) }),
     'points.summary': async ({ volume }) =>
       summarizePoints(context, (await requireHead(context, volume)).value.log),

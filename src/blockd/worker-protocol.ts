@@ -15,6 +15,7 @@ import {
 } from '../base/index.ts';
 import type {
   CloneOptions,
+  Compression,
   Flattened,
   FlattenPlan,
   PointChoice,
@@ -108,6 +109,7 @@ export interface WorkerMethods {
   'export.publish-new': { params: { key: ExportKey }; result: Nothing };
   /** The head says so already. */
   'export.retain': { params: { key: ExportKey; retainMs: number | null }; result: Nothing };
+  'export.compress': { params: { key: ExportKey; compression: Compression }; result: Nothing };
   'export.points': { params: { key: ExportKey }; result: { points: PointSummary | null } };
   /** Of a volume that is not open. */
   'points.summary': { params: { volume: VolumeId }; result: PointSummary };

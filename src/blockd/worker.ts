@@ -20,6 +20,7 @@ import { openLocalStore } from '../stores/index.ts';
 import { type CallContext, Dispatcher } from './calls.ts';
 import { isRecord } from './lines.ts';
 import { observed } from './observed-documents.ts';
+import { Packer } from './packer.ts';
 import { openProcessLog } from './process-log.ts';
 import { openReads } from './read-caches.ts';
 import { workerHandlers } from './worker-handlers.ts';
@@ -33,6 +34,12 @@ async function openContext(setup: WorkerSetup): Promise<HlfsContext> {
     create: false,
     threads: setup.workers,
   });
+  const logger = openProcessLog({
+    path: setup.logFile,
+    level: setup.logLevel,
+    foreground: setup.foreground,
+    thread: `worker-${setup.index}`,
+  });
   return {
     store,
     // The main thread hears of a change before it hears that the request which made it is done.
@@ -41,17 +48,13 @@ async function openContext(setup: WorkerSetup): Promise<HlfsContext> {
     clock: systemClock,
     timers: systemTimers,
     random: systemRandom,
-    logger: openProcessLog({
-      path: setup.logFile,
-      level: setup.logLevel,
-      foreground: setup.foreground,
-      thread: `worker-${setup.index}`,
-    }),
+    logger,
     node: setup.node,
     scope: setup.scope,
     journalDirectory: setup.journalDirectory,
     reads: openReads(setup.readCache, setup.index, systemTimers),
     builds: new BuildBudget(limits.keptPayloadBytes),
+    compressor: new Packer({ timers: systemTimers, clock: systemClock, logger }),
   };
 }
 

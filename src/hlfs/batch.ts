@@ -30,7 +30,7 @@ export interface Batch {
   /** Blocks one behind the other, in pieces of any number of blocks. */
   readonly data: readonly Buffer[];
   /** CRC-32C of each block of `data`, as it is. */
-  readonly sums?: readonly number[];
+  readonly sums?: readonly number[] | undefined;
   readonly runs: readonly IndexRun[];
   /** Memory of the pool that `data` lies in: it goes back with `releaseBatch`. */
   readonly slabs?: readonly Buffer[];

@@ -1,7 +1,7 @@
 /**
  * Blocks of segments for guests: from the cache of this thread, from what the host has in memory, or from the store.
  *
- *   cache        copied in this turn (read-cache.ts)
+ *   cache        copied in this turn (read-cache.ts), decoded already
  *   at once      the store has it in memory (`SegmentStore.readNow`): read and checked in this turn
  *   store        waits. Whoever asks for the same blocks meanwhile waits for the same read
  *
@@ -12,7 +12,7 @@
  * - what waits is bounded by the requests that wait (nbd), because each waiter is the read of one request.
  */
 import type { DvceError } from '../base/index.ts';
-import { blockBytes } from './pointer.ts';
+import { blockBytes, type StoredRun, storedBytes } from './pointer.ts';
 import type { ReadCache } from './read-cache.ts';
 import { joinChecksums, type SegmentReader } from './segments.ts';
 
@@ -90,32 +90,21 @@ export class BlockSource {
   }
 
   /** Fill `target` with whole blocks if nothing has to be waited for. False also when they are damaged: `read` says how. */
-  readNow(segment: number, offset: number, checksums: readonly number[], target: Buffer): boolean {
-    if (!this.reader.readNow(segment, offset, checksums, target)) return false;
-    this.counts.pageCache += checksums.length;
-    this.#keep(segment, offset, checksums, target);
+  readNow(run: StoredRun, target: Buffer): boolean {
+    if (!this.reader.readNow(run, target)) return false;
+    this.counts.pageCache += run.checksums.length;
+    this.#keep(run, target);
     return true;
   }
 
   /** Fill `target` with whole blocks that lie one behind the other in a segment. */
-  read(
-    segment: number,
-    offset: number,
-    checksums: readonly number[],
-    target: Buffer,
-    done: Done,
-  ): void {
-    if (this.readNow(segment, offset, checksums, target)) done(null);
-    else this.#join(segment, offset, checksums, target, done);
+  read(run: StoredRun, target: Buffer, done: Done): void {
+    if (this.readNow(run, target)) done(null);
+    else this.#join(run, target, done);
   }
 
-  #join(
-    segment: number,
-    offset: number,
-    checksums: readonly number[],
-    target: Buffer,
-    done: Done,
-  ): void {
+  #join(run: StoredRun, target: Buffer, done: Done): void {
+    const { segment, offset, checksums } = run;
     const { flights } = this.#shared;
     const what = `${this.reader.keyIfAny(segment) ?? segment} ${offset} ${checksums.length} ${joinChecksums(checksums)}`;
     const flight = flights.get(what);
@@ -126,11 +115,11 @@ export class BlockSource {
     }
     const waiters: Waiter[] = [];
     flights.set(what, waiters);
-    this.reader.readBlocks(segment, offset, checksums, target, (error) => {
+    this.reader.readBlocks(run, target, (error) => {
       flights.delete(what);
       if (error === null) {
         this.counts.store += checksums.length;
-        this.#keep(segment, offset, checksums, target);
+        this.#keep(run, target);
         // Before the first one is told: from then on `target` is not ours.
         for (const waiter of waiters) target.copy(waiter.target);
       }
@@ -139,30 +128,36 @@ export class BlockSource {
     });
   }
 
-  #keep(segment: number, offset: number, checksums: readonly number[], target: Buffer): void {
+  #keep({ segment, offset, checksums, lengths }: StoredRun, target: Buffer): void {
     const { cache } = this.#shared;
-    // A long read of what the host has in memory is no sign of anything.
-    if (cache === null || (this.#isCheap && checksums.length > cheapBlocksMax)) return;
+    if (cache === null) return;
+    // A long read of what the host has in memory is no sign of anything. A compressed block costs more than a copy.
+    const isStream = this.#isCheap && checksums.length > cheapBlocksMax;
+    if (isStream && lengths === undefined) return;
     const key = this.reader.key(segment);
+    let at = offset;
     for (let i = 0; i < checksums.length; i += 1) {
-      const at = i * blockBytes;
-      const content = target.subarray(at, at + blockBytes);
-      cache.put(key, offset + at, checksums[i] ?? 0, content, this.#isCheap);
+      const length = lengths?.[i] ?? blockBytes;
+      const isCheap = this.#isCheap && length === blockBytes;
+      const content = target.subarray(i * blockBytes, (i + 1) * blockBytes);
+      if (!isStream || !isCheap) cache.put(key, at, checksums[i] ?? 0, content, isCheap);
+      at += length;
     }
   }
 
-  /** Whether a block could be read without waiting. */
-  isAtHand(segment: number, offset: number): boolean {
+  /** Whether a block of so many bytes could be read without waiting. */
+  isAtHand(segment: number, offset: number, length: number): boolean {
     const key = this.reader.keyIfAny(segment);
-    return key !== undefined && this.reader.store.readNow?.(key, offset, probe) === true;
+    const target = probe.subarray(0, length);
+    return key !== undefined && this.reader.store.readNow?.(key, offset, target) === true;
   }
 
-  /** A hint that so many blocks will be read soon. @returns undefined when there is nothing to wait for */
-  ahead(segment: number, offset: number, blocks: number): Promise<void> | undefined {
-    const key = this.reader.keyIfAny(segment);
+  /** A hint that these blocks will be read soon. @returns undefined when there is nothing to wait for */
+  ahead(run: StoredRun): Promise<void> | undefined {
+    const key = this.reader.keyIfAny(run.segment);
     if (key === undefined) return undefined;
-    const waiting = this.reader.store.readAhead?.(key, offset, blocks * blockBytes);
-    if (waiting !== undefined) this.counts.ahead += blocks;
+    const waiting = this.reader.store.readAhead?.(key, run.offset, storedBytes(run));
+    if (waiting !== undefined) this.counts.ahead += run.checksums.length;
     return waiting;
   }
 }

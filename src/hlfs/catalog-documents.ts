@@ -17,14 +17,15 @@ import {
 } from '../base/index.ts';
 import type { HlfsContext } from './context.ts';
 import type { Versioned } from './documents.ts';
-import type {
-  HeadDocument,
-  IntentDocument,
-  LogDocument,
-  NameDocument,
-  PinDocument,
-  SetDocument,
-  SnapshotDocument,
+import {
+  compressions,
+  type HeadDocument,
+  type IntentDocument,
+  type LogDocument,
+  type NameDocument,
+  type PinDocument,
+  type SetDocument,
+  type SnapshotDocument,
 } from './schema.ts';
 
 /**
@@ -108,6 +109,7 @@ const headSchema = Type.Object({
     Type.Object(Object.fromEntries(rateNames.map((one) => [one, Type.Optional(rate)]))),
   ),
   retainMs: Type.Optional(nullable(Type.Number({ minimum: 1 }))),
+  compression: Type.Optional(oneOf(...compressions)),
   createdAtMs: timeMs,
   origin: nullable(Type.Object({ volume: uuid, path: Type.String(), snapshot: name })),
   flattened: Type.Optional(uuid),

@@ -54,7 +54,14 @@ import {
 } from './names.ts';
 import { listNames } from './names-walk.ts';
 import { writePins } from './pins.ts';
-import type { FeatureSets, HeadDocument, ImageFacts, LogDocument, Origin } from './schema.ts';
+import type {
+  Compression,
+  FeatureSets,
+  HeadDocument,
+  ImageFacts,
+  LogDocument,
+  Origin,
+} from './schema.ts';
 import { storeFormatVersion } from './schema.ts';
 
 export interface VolumeOptions {
@@ -67,6 +74,7 @@ export interface VolumeOptions {
   readonly limits?: RateLimitsChange;
   /** Keep every flush of so many milliseconds as a point that can be had back (DD-0013). */
   readonly retainMs?: number;
+  readonly compression?: Compression;
 }
 
 /** What names a volume in calls and messages; a `VolumeRecord` is one. */
@@ -177,6 +185,7 @@ function newHead(context: HlfsContext, options: VolumeOptions, made: NewLog): He
     labels,
     protected: options.protected ?? false,
     ...limitsOf(changedRates({}, options.limits ?? {})),
+    ...compressionOf(options.compression ?? 'none'),
     createdAtMs: context.clock.wallMs(),
     origin: made.origin,
     image: null,
@@ -293,12 +302,18 @@ export async function undoClaim(
 const limitsOf = (rates: RateLimits): Pick<HeadDocument, 'limits'> =>
   Object.keys(rates).length === 0 ? {} : { limits: rates };
 
+/** None is no member. */
+const compressionOf = (compression: Compression): Pick<HeadDocument, 'compression'> =>
+  compression === 'none' ? {} : { compression };
+
 export interface VolumeChange {
   readonly labels?: Readonly<Record<string, string>>;
   readonly protected?: boolean;
   readonly limits?: RateLimitsChange;
   /** null: keep no points in time any more. */
   readonly retainMs?: number | null;
+  /** Of what is written from now on. */
+  readonly compression?: Compression;
 }
 
 /** Replace a volume's labels, turn its protection on or off, change single limits or the window of points in time. */
@@ -312,13 +327,14 @@ export async function updateVolume(
   const record = await getVolume(context, path);
   const { version, value } = await updateHead(context, record.id, (head) => {
     if (retainMs !== undefined) refuseImage(head, path);
-    const { limits: before = {}, ...rest } = head;
+    const { limits: before = {}, compression = 'none', ...rest } = head;
     return {
       ...rest,
       ...(retainMs === undefined ? {} : retentionOf(head.features, retainMs)),
       labels: labels ?? head.labels,
       protected: isProtected ?? head.protected,
       ...limitsOf(changedRates(before, rates)),
+      ...compressionOf(change.compression ?? compression),
     };
   });
   return { ...record, version, head: value };

@@ -8,15 +8,17 @@
  * - bounded memory: what is remembered of pages and units has limits, beyond which it is read again;
  * - nothing is a finding here: failures are given to the caller, who knows whether the root still counts.
  */
-import { DvceError, limits } from '../base/index.ts';
+import { assert, DvceError, limits } from '../base/index.ts';
 import type { CheckCode } from './check-findings.ts';
 import type { HlfsContext } from './context.ts';
+import { GrowingRun } from './growing-run.ts';
 import type { BlockMap } from './map.ts';
-import { fanout, type TopPointer } from './map-page.ts';
-import { blockBytes, codecRaw, pointerOffset } from './pointer.ts';
+import { fanout, readEntry, type TopPointer } from './map-page.ts';
+import { blockBytes, pointerOffset, type StoredRun } from './pointer.ts';
 import { openRoot, type RootPosition } from './roots.ts';
 import { segmentKey } from './schema.ts';
 import type { SegmentReader } from './segments.ts';
+import { UnitCounts } from './unit-counts.ts';
 
 /** Bytes of the content that cannot be read, and why. */
 export interface Failure {
@@ -58,7 +60,7 @@ export class ContentReader {
   /** Pages with nothing bad below, by segment key and offset. */
   readonly #goodPages = new Map<string, Set<number>>();
   #goodPageCount = 0;
-  /** Units found good, a bit for each 4 KiB of a segment. */
+  /** Raw blocks found good, a bit for each 4 KiB of a segment. Those that do not lie so are kept with the pages. */
   readonly #goodUnits = new Map<string, Uint8Array>();
 
   constructor(context: HlfsContext, options: WalkOptions, isShared: boolean) {
@@ -68,23 +70,18 @@ export class ContentReader {
   }
 
   /** Live units of each segment, as the map of a root has them. Reads pages only. @throws when one cannot be read */
-  async countUnits({ log, rootSegment }: RootPosition): Promise<Map<number, number>> {
-    const live = new Map<number, number>();
-    const count = (segment: number): void => {
-      if (segment !== 0) live.set(segment, (live.get(segment) ?? 0) + 1);
-    };
+  async countUnits({ log, rootSegment }: RootPosition): Promise<UnitCounts> {
+    const counts = new UnitCounts();
     const { map } = await openRoot(this.#context, log, rootSegment);
     await map.walk({
-      page: (_level, _index, pointer) => {
+      page: (level, index, pointer) => {
         this.#options.signal.throwIfAborted();
-        count(pointer[0]);
-        return undefined;
+        return counts.page(level, index, pointer);
       },
-      leaf: (_first, words) => {
-        for (let at = 0; at < words.length; at += 4) count(words[at] ?? 0);
-      },
+      leaf: (firstBlock, words) => counts.leaf(firstBlock, words),
     });
-    return live;
+    counts.addRoot(rootSegment);
+    return counts;
   }
 
   /** Read the content of a root. @returns what cannot be read of it */
@@ -132,11 +129,13 @@ export class ContentReader {
 
   isGoodUnit(key: string, word1: number): boolean {
     const unit = unitOf(word1);
-    return unit >= 0 && ((this.#goodUnits.get(key)?.[unit >>> 3] ?? 0) & (1 << (unit & 7))) !== 0;
+    if (unit < 0) return this.isGoodPage(key, pointerOffset(word1));
+    return ((this.#goodUnits.get(key)?.[unit >>> 3] ?? 0) & (1 << (unit & 7))) !== 0;
   }
 
   rememberUnit(key: string, word1: number): void {
     const unit = unitOf(word1);
+    if (unit < 0) this.rememberPage(key, pointerOffset(word1));
     if (!this.#isShared || unit < 0) return;
     let bits = this.#goodUnits.get(key);
     if (bits === undefined) {
@@ -148,26 +147,20 @@ export class ContentReader {
   }
 
   /** Fill `target` through the pointers of consecutive blocks. */
-  async readRun(
-    reader: SegmentReader,
-    segment: number,
-    offset: number,
-    checksums: readonly number[],
-  ): Promise<void> {
-    const target = Buffer.allocUnsafe(checksums.length * blockBytes);
+  async readRun(reader: SegmentReader, run: StoredRun): Promise<void> {
+    const target = Buffer.allocUnsafe(run.checksums.length * blockBytes);
     await new Promise<void>((resolve, reject) => {
-      reader.readBlocks(segment, offset, checksums, target, (error) =>
-        error ? reject(error) : resolve(),
-      );
+      reader.readBlocks(run, target, (error) => (error ? reject(error) : resolve()));
     });
     await this.#options.onBytes(target.byteLength);
   }
 }
 
-/** Number of the 4 KiB unit that a pointer names alone; -1 when it lies otherwise. */
+/** Number of the 4 KiB of the segment that a pointer names alone; -1 when it lies otherwise. */
 function unitOf(word1: number): number {
   const offset = pointerOffset(word1);
-  return word1 >>> 30 === codecRaw && offset % blockBytes === 0 ? offset / blockBytes : -1;
+  // Without a codec word 1 is the offset.
+  return word1 === offset && offset % blockBytes === 0 ? offset / blockBytes : -1;
 }
 
 /** A failure that is damage; anything else is thrown on. */
@@ -250,9 +243,10 @@ class Visit {
         start += 1;
         continue;
       }
+      const run = runAt(words, start);
       let end = start + 1;
-      while (end < fanout && follows(words, end) && this.#mustRead(words, end)) end += 1;
-      await this.#run(firstBlock, words, start, end);
+      while (end < fanout && this.#mustRead(words, end) && extend(run, words, end)) end += 1;
+      await this.#run(firstBlock, words, start, run);
       start = end;
     }
   }
@@ -270,22 +264,23 @@ class Visit {
     }
   }
 
-  async #run(firstBlock: number, words: Uint32Array, start: number, end: number): Promise<void> {
-    const segment = words[start * 4] ?? 0;
-    const offset = pointerOffset(words[start * 4 + 1] ?? 0);
-    const checksums = Array.from(
-      { length: end - start },
-      (_, i) => words[(start + i) * 4 + 3] ?? 0,
-    );
+  async #run(
+    firstBlock: number,
+    words: Uint32Array,
+    start: number,
+    run: GrowingRun,
+  ): Promise<void> {
+    const { segment, checksums } = run;
+    const end = start + checksums.length;
     try {
-      await this.#content.readRun(this.#reader, segment, offset, checksums);
+      await this.#content.readRun(this.#reader, run);
       const key = this.#reader.key(segment);
       for (let i = start; i < end; i += 1) this.#content.rememberUnit(key, words[i * 4 + 1] ?? 0);
     } catch (error) {
       const isWhole = error instanceof DvceError && error.code === 'SEGMENT_MISSING';
       if (end - start > 1 && !isWhole) {
         // Which of them it is.
-        for (let i = start; i < end; i += 1) await this.#run(firstBlock, words, i, i + 1);
+        for (let i = start; i < end; i += 1) await this.#run(firstBlock, words, i, runAt(words, i));
         return;
       }
       const place = {
@@ -317,9 +312,15 @@ class Visit {
   }
 }
 
-/** Does entry `i` continue the one before it in the same segment? */
-function follows(words: Uint32Array, i: number): boolean {
-  const before = (i - 1) * 4;
-  const at = i * 4;
-  return words[at] === words[before] && words[at + 1] === (words[before + 1] ?? 0) + blockBytes;
+/** A run that begins with entry `i`, which has a block. */
+function runAt(words: Uint32Array, i: number): GrowingRun {
+  const found = readEntry(words, i);
+  assert(found.kind === 'block', 'only blocks are read');
+  return new GrowingRun(found);
+}
+
+/** Does entry `i` continue the run in the same segment? */
+function extend(run: GrowingRun, words: Uint32Array, i: number): boolean {
+  const found = readEntry(words, i);
+  return found.kind === 'block' && run.add(found);
 }

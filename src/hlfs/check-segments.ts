@@ -7,7 +7,7 @@
  */
 import { crc32c, DvceError, type LogId } from '../base/index.ts';
 import type { CheckCode } from './check-findings.ts';
-import { blockBytes } from './pointer.ts';
+import { blockBytes, type StoredBlocks } from './pointer.ts';
 import { segmentKey } from './schema.ts';
 import {
   chunkBytes,
@@ -189,9 +189,31 @@ export function* blocksIn(
   const end = part.offset + part.length;
   for (const run of runs) {
     if (run.kind !== 'data' && run.kind !== 'relocation') continue;
-    const first = Math.max(0, Math.floor((part.offset - run.offset) / blockBytes));
-    const last = Math.min(run.checksums.length, Math.ceil((end - run.offset) / blockBytes));
+    const { first, last } = blocksBetween(run, part.offset, end);
     if (last > first)
       yield { offset: (run.block + first) * blockBytes, length: (last - first) * blockBytes };
   }
+}
+
+/** The blocks of a run, `first` to before `last`, of which some bytes lie between `start` and `end`. */
+function blocksBetween(
+  { offset, checksums, lengths }: StoredBlocks,
+  start: number,
+  end: number,
+): { readonly first: number; readonly last: number } {
+  if (lengths === undefined)
+    return {
+      first: Math.max(0, Math.floor((start - offset) / blockBytes)),
+      last: Math.min(checksums.length, Math.ceil((end - offset) / blockBytes)),
+    };
+  let first = 0;
+  let last = 0;
+  let at = offset;
+  for (const length of lengths) {
+    if (at >= end) break;
+    last += 1;
+    at += length;
+    if (at <= start) first = last;
+  }
+  return { first, last };
 }

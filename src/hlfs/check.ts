@@ -40,6 +40,7 @@ import { segmentKey } from './schema.ts';
 import type { ScrubNote } from './scrub.ts';
 import type { Root } from './segments.ts';
 import { findSnapshot } from './snapshots.ts';
+import type { UnitCounts } from './unit-counts.ts';
 
 export interface CheckOptions {
   readonly signal: AbortSignal;
@@ -185,18 +186,21 @@ class Check {
     const root = await newestRootOf(this.#context, log);
     if (root === null) return;
     const own = root.header.number;
-    let live: Map<number, number>;
+    let counts: UnitCounts;
     try {
-      live = await content.countUnits({ log, rootSegment: own });
+      counts = await content.countUnits({ log, rootSegment: own });
     } catch (error) {
       // Reading the content tells what is wrong, if it is not only that the log went on.
       if (error instanceof DvceError && damageCodes.has(error.code)) return;
       throw error;
     }
     for (const [number, row] of root.table) {
-      const counted = (live.get(number) ?? 0) + (number === own ? 1 : 0);
-      if (counted === row.live) continue;
-      const detail = `${row.live} units are noted, ${counted} are live`;
+      const { live, liveBytes } = counts.of(number);
+      if (live === row.live && liveBytes === row.liveBytes) continue;
+      const detail =
+        live === row.live
+          ? `${row.liveBytes} live bytes are noted, it has ${liveBytes}`
+          : `${row.live} units are noted, ${live} are live`;
       this.#findings.add('CHECK_WRONG_COUNT', segmentKey(log, number), detail);
     }
     this.#repairs.recount = this.#findings.objects('CHECK_WRONG_COUNT').length > 0;

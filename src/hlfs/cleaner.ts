@@ -11,6 +11,7 @@
  * - gathering changes nothing: it reads segments and the map; only `finishMove`, in the publisher's turn, touches pages;
  * - what survived cleaning lies in segments of its own, in order of blocks, so hot and cold do not mix, and what survived
  *   before is not mixed with what survives now (`generation`);
+ * - blocks are moved as they are stored: a compressed one stays compressed, whatever the volume is set to by now (B-11);
  * - a segment in which cleaning meets damage is left as it is, for `volume check` to name.
  *
  * A hole of at most `cleanPlugBlocks` between two moved runs is moved along (LSVD's hole plugging), when the runs are longer than
@@ -18,19 +19,17 @@
  */
 import { crc32c, DvceError, limits } from '../base/index.ts';
 import type { HlfsContext } from './context.ts';
+import type { StoredBlock } from './growing-run.ts';
 import type { LogWriter } from './log-writer.ts';
 import { fanout } from './map-page.ts';
-import { blockBytes } from './pointer.ts';
+import { blockBytes, type StoredBlocks } from './pointer.ts';
 import { segmentDataOffset } from './segment-format.ts';
 import type { IndexRun } from './segment-index.ts';
 import { readHeader, readIndex } from './segments.ts';
 
 /** A block where the map found it. */
-interface Place {
+interface Place extends StoredBlock {
   readonly block: number;
-  readonly segment: number;
-  readonly offset: number;
-  readonly checksum: number;
 }
 
 type Moved = Place & { readonly bytes: Buffer };
@@ -198,16 +197,15 @@ async function livePart(
   return { places: places.sort((a, b) => a.offset - b.offset), keys };
 }
 
-const placesOf = (
-  segment: number,
-  run: { readonly block: number; readonly offset: number; readonly checksums: readonly number[] },
-): Place[] =>
-  run.checksums.map((checksum, i) => ({
-    block: run.block + i,
-    segment,
-    offset: run.offset + i * blockBytes,
-    checksum,
-  }));
+function placesOf(segment: number, run: StoredBlocks & { readonly block: number }): Place[] {
+  let next = run.offset;
+  return run.checksums.map((checksum, i) => {
+    const length = run.lengths?.[i] ?? blockBytes;
+    const offset = next;
+    next += length;
+    return { block: run.block + i, segment, offset, length, checksum };
+  });
+}
 
 async function isFoundThere(writer: LogWriter, place: Place): Promise<boolean> {
   // A page may be evicted as soon as it is there; what cannot be told is moved another time.
@@ -234,12 +232,12 @@ function windowsOf(places: readonly Place[]): Place[][] {
   let end = Number.NEGATIVE_INFINITY;
   for (const place of places) {
     const isNear = place.offset - end <= limits.cleanGapBytes;
-    if (!isNear || place.offset + blockBytes - start > limits.cleanStepBytes) {
+    if (!isNear || place.offset + place.length - start > limits.cleanStepBytes) {
       windows.push([]);
       start = place.offset;
     }
     windows.at(-1)?.push(place);
-    end = place.offset + blockBytes;
+    end = place.offset + place.length;
   }
   return windows;
 }
@@ -251,16 +249,18 @@ async function readWindow(writer: LogWriter, window: readonly Place[]): Promise<
   if (first === undefined || last === undefined) return [];
   const { store } = writer.reader;
   const key = writer.reader.key(first.segment);
-  const bytes = Buffer.allocUnsafe(last.offset + blockBytes - first.offset);
+  const bytes = Buffer.allocUnsafe(last.offset + last.length - first.offset);
   await new Promise<void>((resolve, reject) => {
     store.read(key, first.offset, bytes, (error) => (error ? reject(error) : resolve()));
   });
   // Only what is moved is kept until the segment is written.
-  const kept = Buffer.allocUnsafeSlow(window.length * blockBytes);
-  return window.map((place, i) => {
+  const kept = Buffer.allocUnsafeSlow(window.reduce((sum, { length }) => sum + length, 0));
+  let next = 0;
+  return window.map((place) => {
     const at = place.offset - first.offset;
-    const block = kept.subarray(i * blockBytes, (i + 1) * blockBytes);
-    bytes.copy(block, 0, at, at + blockBytes);
+    const block = kept.subarray(next, next + place.length);
+    next += place.length;
+    bytes.copy(block, 0, at, at + place.length);
     if (crc32c(block) === place.checksum) return { ...place, bytes: block };
     throw new DvceError('SEGMENT_DAMAGED', {
       name: key,
@@ -313,26 +313,25 @@ function relocationRuns(moved: readonly Place[]): IndexRun[] {
     block: number;
     offset: number;
     checksums: number[];
+    lengths: number[];
     oldSegments: number[];
     oldOffsets: number[];
   }[] = [];
-  moved.forEach(({ block, segment, offset, checksum }, i) => {
+  let next = segmentDataOffset;
+  for (const { block, segment, offset, length, checksum } of moved) {
     let run = runs.at(-1);
     if (run === undefined || run.block + run.checksums.length !== block) {
-      const start = segmentDataOffset + i * blockBytes;
-      run = {
-        kind: 'relocation',
-        block,
-        offset: start,
-        checksums: [],
-        oldSegments: [],
-        oldOffsets: [],
-      };
+      const columns = { checksums: [], lengths: [], oldSegments: [], oldOffsets: [] };
+      run = { kind: 'relocation', block, offset: next, ...columns };
       runs.push(run);
     }
     run.checksums.push(checksum);
+    run.lengths.push(length);
     run.oldSegments.push(segment);
     run.oldOffsets.push(offset);
-  });
-  return runs;
+    next += length;
+  }
+  return runs.map(({ lengths, ...run }) =>
+    lengths.every((length) => length === blockBytes) ? run : { ...run, lengths },
+  );
 }

@@ -32,9 +32,17 @@ export async function listContent(
   const { map, ranges, sizeBytes } = await openRoot(context, position.log, position.rootSegment);
   const extents: ContentExtent[] = [];
   let at = Math.floor(options.offset / blockBytes) * blockBytes;
+  /** Where the last one ends in its segment. */
+  let storedEnd: number | undefined;
   for (let looked = 0; at < sizeBytes && looked < blocksPerCall; looked += 1) {
     options.signal.throwIfAborted();
-    const { kind, segment, offset, blocks } = await lookUp(map, Math.floor(at / blockBytes));
+    const {
+      kind,
+      segment,
+      offset,
+      stored = 0,
+      blocks,
+    } = await lookUp(map, Math.floor(at / blockBytes));
     const length = Math.min(blocks * blockBytes, sizeBytes - at);
     const log = segment === undefined ? undefined : rangeOf(ranges, segment)?.log;
     const found: Found =
@@ -42,11 +50,12 @@ export async function listContent(
         ? { kind }
         : { kind, log, segment, segmentOffset: offset };
     const last = extents.at(-1);
-    if (last !== undefined && continues(last, found))
-      extents[extents.length - 1] = { ...last, length: last.length + length };
+    const isNext = last !== undefined && continues(last, found) && storedEnd === offset;
+    if (isNext) extents[extents.length - 1] = { ...last, length: last.length + length };
     else if (extents.length >= options.limit) return { sizeBytes, extents, next: at };
     else extents.push({ offset: at, length, ...found });
     at += length;
+    storedEnd = offset === undefined ? undefined : offset + stored;
   }
   return { sizeBytes, extents, next: at < sizeBytes ? at : null };
 }
@@ -55,11 +64,7 @@ export async function listContent(
 const blocksPerCall = limits.extentBlocksMax;
 
 const continues = (last: ContentExtent, found: Found): boolean =>
-  last.kind === found.kind &&
-  last.log === found.log &&
-  last.segment === found.segment &&
-  (found.segmentOffset === undefined ||
-    (last.segmentOffset ?? 0) + last.length === found.segmentOffset);
+  last.kind === found.kind && last.log === found.log && last.segment === found.segment;
 
 async function lookUp(
   map: BlockMap,
@@ -68,6 +73,8 @@ async function lookUp(
   kind: ContentExtent['kind'];
   segment?: number;
   offset?: number;
+  /** Bytes that it takes in the segment. */
+  stored?: number;
   blocks: number;
 }> {
   for (let attempt = 0; ; attempt += 1) {
@@ -75,7 +82,13 @@ async function lookUp(
     if (span !== undefined) return span;
     const found = map.find(block);
     if (found?.kind === 'block')
-      return { kind: 'data', segment: found.segment, offset: found.offset, blocks: 1 };
+      return {
+        kind: 'data',
+        segment: found.segment,
+        offset: found.offset,
+        stored: found.length,
+        blocks: 1,
+      };
     if (found !== undefined) return { kind: found.kind, blocks: 1 };
     // The map keeps a bounded number of pages; what was loaded is looked at at once.
     if (attempt >= loadsMax) throw new Error(`block ${block} of the map cannot be kept in memory`);

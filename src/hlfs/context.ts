@@ -2,6 +2,7 @@
 import type { Clock, FileSystem, Logger, NodeId, Random, Timers } from '../base/index.ts';
 import type { SharedReads } from './block-source.ts';
 import type { BuildBudget } from './build-budget.ts';
+import type { BlockCompressor } from './compression.ts';
 import type { Documents } from './documents.ts';
 import type { RememberedSnapshots } from './snapshot-tree.ts';
 import type { SegmentStore } from './store.ts';
@@ -25,4 +26,6 @@ export interface HlfsContext {
   readonly snapshots?: RememberedSnapshots;
   /** Shared by the volumes of a thread; without it every segment is built from the journal's files. */
   readonly builds?: BuildBudget;
+  /** Compresses the blocks of volumes that are set to it; without one it is done in the turn of the publisher. */
+  readonly compressor?: BlockCompressor;
 }

@@ -240,6 +240,6 @@ class Pass {
     );
     const move = { emptied: [], moved, pages, generation: 0 };
     await publisher.inTurn(bytes, () => finishMove(writer, move));
-    this.#onMoved(blocks.length * blockBytes);
+    this.#onMoved(moved.reduce((sum, { length }) => sum + length, 0));
   }
 }

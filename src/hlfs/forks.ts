@@ -145,6 +145,7 @@ export async function cloneVolume(
       sizeBytes,
       blockBytes: head.blockBytes,
       limits: changedRates(head.limits ?? {}, options.limits ?? {}),
+      compression: head.compression ?? 'none',
     },
     {
       document,

@@ -20,6 +20,7 @@ export {
 export { readHead } from './catalog-documents.ts';
 export { type CheckOptions, type CheckResult, checkVolume, traceDamage } from './check.ts';
 export { checkTable, type Finding } from './check-findings.ts';
+export { type BlockCompressor, compressBlocksMax, type PackedBlocks } from './compression.ts';
 export { type ContentExtent, listContent } from './content.ts';
 export * from './context.ts';
 export { currentRoot } from './current-root.ts';
@@ -46,6 +47,7 @@ export {
 export { type InUse, isAt, isUsable, requireHead } from './heads.ts';
 export { rootDirectory, type VolumeRecord } from './names.ts';
 export { listPlaces, type Named } from './names-walk.ts';
+export { newPackerMemory, type PackerMemory, packerEntry } from './packer-memory.ts';
 export { clonePoint, snapshotPoint } from './point-forks.ts';
 export { openPoints, type PointChoice, type PointFilter, summarizePoints } from './points.ts';
 export { ReadCache } from './read-cache.ts';

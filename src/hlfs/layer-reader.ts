@@ -5,6 +5,7 @@
  * is a hint that changes nothing but when something is read, and at most `limits.readAheadRanges` of them are under way.
  */
 import { limits } from '../base/index.ts';
+import { GrowingRun } from './growing-run.ts';
 import { type Layers, readLayers } from './layers.ts';
 import type { Lookup } from './map-page.ts';
 import { blockBytes } from './pointer.ts';
@@ -67,28 +68,24 @@ export class LayerReader {
       const found = map.find(at);
       if (found === undefined) return; // evicted already: there is no room for looking ahead
       if (found.kind === 'block') {
-        const blocks = this.#runLength(found, at, end);
+        const run = this.#runFrom(found, at, end);
         // The host has it when it has the end of it: a stream through memory pays for one look at each piece.
-        const lastOffset = found.offset + (blocks - 1) * blockBytes;
-        if (!source.isAtHand(found.segment, lastOffset))
-          await source.ahead(found.segment, found.offset, blocks);
-        at += blocks;
+        const length = run.lengths?.at(-1) ?? blockBytes;
+        if (!source.isAtHand(run.segment, run.end - length, length)) await source.ahead(run);
+        at += run.checksums.length;
       } else at += 1;
     }
   }
 
-  /** How many blocks from `at` on lie one behind the other in the segment. */
-  #runLength(found: Lookup & { kind: 'block' }, at: number, end: number): number {
+  /** The blocks from `at` on that lie one behind the other in the segment. */
+  #runFrom(found: Lookup & { kind: 'block' }, at: number, end: number): GrowingRun {
+    const run = new GrowingRun(found);
     const blocksMax = Math.min(end - at, aheadBlocksMax);
     for (let blocks = 1; blocks < blocksMax; blocks += 1) {
       const next = this.#layers.map.find(at + blocks);
-      const follows =
-        next?.kind === 'block' &&
-        next.segment === found.segment &&
-        next.offset === found.offset + blocks * blockBytes;
-      if (!follows) return blocks;
+      if (next?.kind !== 'block' || !run.add(next)) break;
     }
-    return blocksMax;
+    return run;
   }
 }
 

@@ -7,6 +7,7 @@
  */
 import { DvceError, toDvceError } from '../base/index.ts';
 import type { BlockSource } from './block-source.ts';
+import { GrowingRun } from './growing-run.ts';
 import type { BlockMap } from './map.ts';
 import type { Lookup } from './map-page.ts';
 import { type Entry, Overlay, type PartialBlock } from './overlay.ts';
@@ -22,10 +23,9 @@ export interface Layers {
 type Done = (error: DvceError | null) => void;
 
 interface Run {
-  readonly segment: number;
-  readonly offset: number;
+  /** In the target. */
   readonly start: number;
-  readonly checksums: number[];
+  readonly stored: GrowingRun;
 }
 
 /** A read of whole blocks in progress. */
@@ -107,9 +107,11 @@ function readAtOnce({ overlays, map, source }: Layers, block: number, target: Bu
     source.counts.zero += 1;
     return 0;
   }
-  const { segment, offset, checksum } = found;
+  const { segment, offset, length, checksum } = found;
   if (source.cached(segment, offset, checksum, target)) return 1;
-  return source.readNow(segment, offset, [checksum], target) ? 1 : -1;
+  const checksums = [checksum];
+  const lengths = length === blockBytes ? undefined : [length];
+  return source.readNow({ segment, offset, checksums, lengths }, target) ? 1 : -1;
 }
 
 /** A block as the map has it. */
@@ -160,8 +162,7 @@ function makePlan(
     if (found.kind !== 'block') {
       target.fill(0, at, at + blockBytes);
       zeros += 1;
-    } else if (!looksInCache || !fromCache(plan, layers.source, found, at))
-      planBlock(plan, found, at);
+    } else planFound(plan, layers.source, found, at, looksInCache);
   }
   // Counted at the end: a plan that is given up is made again.
   counts.zero += zeros;
@@ -170,6 +171,18 @@ function makePlan(
 }
 
 type FoundBlock = Lookup & { kind: 'block' };
+
+function planFound(
+  plan: Plan,
+  source: BlockSource,
+  found: FoundBlock,
+  at: number,
+  looksInCache: boolean,
+): void {
+  // Decoding a compressed block costs more than a look.
+  const isWorthIt = looksInCache || found.length < blockBytes;
+  if (!isWorthIt || !fromCache(plan, source, found, at)) planBlock(plan, found, at);
+}
 
 /** What is in the cache is copied in this turn. */
 function fromCache(plan: Plan, source: BlockSource, found: FoundBlock, at: number): boolean {
@@ -183,18 +196,13 @@ function fromCache(plan: Plan, source: BlockSource, found: FoundBlock, at: numbe
 /** Blocks that lie one behind the other in a segment are read at once. */
 function planBlock(plan: Plan, found: FoundBlock, at: number): void {
   plan.dataBlocks += 1;
-  let run = plan.runs.at(-1);
-  const joins =
-    run !== undefined &&
-    run.segment === found.segment &&
-    run.start + run.checksums.length * blockBytes === at &&
-    run.offset + run.checksums.length * blockBytes === found.offset;
-  if (run === undefined || !joins) {
-    run = { segment: found.segment, offset: found.offset, start: at, checksums: [] };
-    plan.runs.push(run);
-  }
-  run.checksums.push(found.checksum);
+  const run = plan.runs.at(-1);
+  const isNext = run !== undefined && run.start + targetBytes(run) === at;
+  if (!isNext || !run.stored.add(found))
+    plan.runs.push({ start: at, stored: new GrowingRun(found) });
 }
+
+const targetBytes = ({ stored }: Run): number => stored.checksums.length * blockBytes;
 
 interface FoundLayer {
   readonly overlay: Overlay;
@@ -250,8 +258,8 @@ function runPlan(layers: Layers, plan: Plan, done: Done): void {
   };
   for (const run of plan.runs) {
     open += 1;
-    const slice = plan.target.subarray(run.start, run.start + run.checksums.length * blockBytes);
-    layers.source.read(run.segment, run.offset, run.checksums, slice, ended);
+    const slice = plan.target.subarray(run.start, run.start + targetBytes(run));
+    layers.source.read(run.stored, slice, ended);
   }
   for (const patch of plan.patches) {
     open += 1;

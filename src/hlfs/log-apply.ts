@@ -6,6 +6,7 @@
 import type { Timers } from '../base/index.ts';
 import type { BlockMap } from './map.ts';
 import { fanout } from './map-page.ts';
+import type { StoredBlocks } from './pointer.ts';
 import type { IndexRun } from './segment-index.ts';
 
 /** Work done before others get a turn, in blocks of a long run; a leaf that has to be loaded costs as much as several. */
@@ -54,12 +55,16 @@ export function* touchedBlocks(runs: readonly IndexRun[]): Generator<number> {
 async function applyRun(map: BlockMap, segment: number, run: IndexRun): Promise<void> {
   switch (run.kind) {
     case 'data':
-      return await map.setBlocks(run.block, segment, run.offset, run.checksums);
+      return await map.setBlocks(run.block, { segment, ...placeOf(run) });
     case 'relocation':
-      return await map.setBlocks(run.block, segment, run.offset, run.checksums, {
-        segments: run.oldSegments,
-        offsets: run.oldOffsets,
-      });
+      return await map.setBlocks(
+        run.block,
+        { segment, ...placeOf(run) },
+        {
+          segments: run.oldSegments,
+          offsets: run.oldOffsets,
+        },
+      );
     case 'hole':
     case 'zero':
       return await map.clear(run.block, run.count, run.kind, segment);
@@ -68,6 +73,12 @@ async function applyRun(map: BlockMap, segment: number, run: IndexRun): Promise<
       return;
   }
 }
+
+const placeOf = ({ offset, checksums, lengths }: StoredBlocks): StoredBlocks => ({
+  offset,
+  checksums,
+  lengths,
+});
 
 /** The same in ascending order, each once: a segment with points in time names blocks again and again. */
 export const ascendingBlocks = (runs: readonly IndexRun[]): Float64Array =>

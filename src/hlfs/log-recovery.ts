@@ -10,7 +10,7 @@
  */
 import { DvceError, type LogId } from '../base/index.ts';
 import { readLog } from './catalog-documents.ts';
-import type { LogState, WriterOptions } from './log-writer.ts';
+import type { LogState, WriterOptions } from './log-state.ts';
 import { LogWriter } from './log-writer.ts';
 import { type LogDocument, segmentKey } from './schema.ts';
 import { type SegmentHeader, segmentFlags } from './segment-format.ts';
@@ -107,6 +107,7 @@ type Continuation = Pick<
   | 'coveredSeq'
   | 'top'
   | 'mappedBlocks'
+  | 'storedBytes'
 >;
 
 const emptyLog = (firstNumber: number): Continuation => ({
@@ -127,6 +128,7 @@ const continueFrom = ({ header, facts }: Root): Continuation => ({
   coveredSeq: Number(facts.covered.seq),
   top: facts.top,
   mappedBlocks: Number(facts.mappedBlocks),
+  storedBytes: facts.storedBytes === undefined ? undefined : Number(facts.storedBytes),
 });
 
 /** The size of a root's own segment is not known while the root is written. */

@@ -9,67 +9,26 @@
  *
  * One publisher calls it; no two calls run at once.
  */
-import { assert, DvceError, type LogId, limits } from '../base/index.ts';
+import { assert, DvceError, limits } from '../base/index.ts';
 import type { Batch } from './batch.ts';
-import type { HlfsContext } from './context.ts';
 import { applyRuns, ascendingBlocks, touchedBlocks } from './log-apply.ts';
+import type { LiveFacts, LogState, WriterOptions } from './log-state.ts';
 import { BlockMap } from './map.ts';
 import type { TopPointer } from './map-page.ts';
 import type { StoredPages } from './map-store.ts';
-import { blockBytes } from './pointer.ts';
 import { Retention } from './retention.ts';
 import { encodeRoot, type PointFacts } from './root-format.ts';
-import { type LogRange, rangesUpTo, segmentKey } from './schema.ts';
+import { type Compression, rangesUpTo, segmentKey } from './schema.ts';
 import {
   encodeSegment,
   type SegmentHeader,
   segmentDataOffset,
+  segmentFeatures,
   segmentFlags,
 } from './segment-format.ts';
-import { encodeIndex, type IndexRun } from './segment-index.ts';
+import { encodeIndex, type IndexRun, isPackedRun } from './segment-index.ts';
 import { SegmentTable } from './segment-table.ts';
 import { openEnd, readHeader, readIndex, SegmentReader } from './segments.ts';
-
-/** Where a log stands: what recovery found, and what the writer goes on from. */
-export interface LogState {
-  readonly log: LogId;
-  /** Ranges below this log's own first number; none once the content needs nothing from there (flatten.ts). */
-  baseRanges: readonly LogRange[];
-  readonly firstNumber: number;
-  next: number;
-  /** Checksum of segment `next - 1`. */
-  previous: number;
-  newestRoot: number;
-  olderRoot: number;
-  coveredEpoch: number;
-  coveredIncarnation: number;
-  coveredSeq: number;
-  rows: ConstructorParameters<typeof SegmentTable>[0];
-  top: TopPointer | null;
-  mappedBlocks: number;
-  /** Segments applied since the newest root. */
-  sinceRoot: number;
-  /** What the newest root says of points in time. */
-  readonly points?: PointFacts | undefined;
-}
-
-export interface WriterOptions {
-  readonly context: HlfsContext;
-  readonly scope: string;
-  readonly epoch: number;
-  readonly incarnation: number;
-  readonly mapCacheBytes?: number;
-  /** Keep every flush for so long as a point that can be had back (DD-0013); null: none. */
-  readonly retainMs: number | null;
-  /** Journal records that the recovery found; a segment found at the own next number may cover no more (S3). */
-  readonly recoveredSeq: number;
-}
-
-/** What the open volume says of itself in a root. */
-export interface LiveFacts {
-  readonly sizeBytes: number;
-  readonly flushMark: { readonly seq: number; readonly wallMs: number } | null;
-}
 
 /** What goes into a segment besides its data. */
 interface SegmentContent {
@@ -96,28 +55,32 @@ export class LogWriter {
   /** What a root says that is written because a batch needs clean map pages. */
   rootFacts: (() => LiveFacts) | null = null;
   retention: Retention | null = null; // while no points in time are kept
+  /** What batches are built with from now on. */
+  compression: Compression;
   readonly #options: WriterOptions;
   #unapplied: { readonly header: SegmentHeader; readonly runs: readonly IndexRun[] } | null = null;
 
   constructor(state: LogState, options: WriterOptions) {
     this.state = state;
     this.#options = options;
+    this.compression = options.compression ?? 'none';
     this.table = new SegmentTable(state.rows);
     this.retain(options.retainMs, state.points);
     // Durable: it is what the newest root says.
     this.table.floor = state.points?.bases[0]?.root ?? null;
     const { context } = options;
-    this.reader = new SegmentReader(context.store, rangesUpTo(state, openEnd));
+    this.reader = new SegmentReader(context.store, rangesUpTo(state, openEnd), context.timers);
     this.map = new BlockMap(
       this.reader,
       state.top,
       state.mappedBlocks,
       {
-        onRelease: (segment, at) => this.table.release(segment, at),
-        onRetain: (segment) => this.table.retain(segment),
+        onRelease: (segment, at, bytes) => this.table.release(segment, at, bytes),
+        onRetain: (segment, bytes) => this.table.retain(segment, bytes),
       },
       options.mapCacheBytes,
     );
+    this.map.storedBytes = state.storedBytes ?? this.map.storedBytes;
   }
 
   /** Keep points of this window from now on, or none. What the newest root promises is kept until the next one is durable. */
@@ -258,6 +221,7 @@ export class LogWriter {
         sizeBytes: String(facts.sizeBytes),
         top,
         mappedBlocks: String(this.map.mappedBlocks),
+        ...(this.map.holdsPacked ? { storedBytes: String(this.map.storedBytes) } : {}),
         ranges: rangesUpTo(state, number),
         covered: {
           epoch: String(state.coveredEpoch),
@@ -308,6 +272,8 @@ export class LogWriter {
     const { context, scope, epoch, incarnation } = this.#options;
     const { state } = this;
     const isRoot = (content.flags & segmentFlags.root) !== 0;
+    // Exactly where a reader that knows no compressed blocks would meet one.
+    const isPacked = content.runs.some(isPackedRun) || (isRoot && this.map.holdsPacked);
     const facts = {
       log: state.log,
       number: state.next,
@@ -321,6 +287,7 @@ export class LogWriter {
       rootSegment: isRoot ? state.next : state.newestRoot,
       wallMs: Math.round(context.clock.wallMs()),
       keyId: 0,
+      features: isPacked ? segmentFeatures.packed : 0,
     };
     const encoded = encodeSegment({
       header: facts,
@@ -389,6 +356,3 @@ export class LogWriter {
     return deleted;
   }
 }
-
-/** Bytes of blocks that a map holds. */
-export const mappedBytes = (map: BlockMap): number => map.mappedBlocks * blockBytes;

@@ -2,7 +2,7 @@
  * The entries of a map page. The form of an entry is that of a block pointer (pointer.ts); in an inner page it
  * points to the stored child page.
  */
-import { pointerOffset, specialZero } from './pointer.ts';
+import { pointerLength, pointerOffset, pointerWord1, specialZero } from './pointer.ts';
 
 export const fanout = 256;
 export const pageBytes = 4096;
@@ -16,6 +16,8 @@ export type Lookup =
       readonly kind: 'block';
       readonly segment: number;
       readonly offset: number;
+      /** Bytes that it takes there. */
+      readonly length: number;
       readonly checksum: number;
     }
   | { readonly kind: 'hole' }
@@ -36,7 +38,10 @@ export function holds(
   condition: { readonly segments: readonly number[]; readonly offsets: readonly number[] },
   i: number,
 ): boolean {
-  return words[at] === condition.segments[i] && words[at + 1] === condition.offsets[i];
+  return (
+    words[at] === condition.segments[i] &&
+    pointerOffset(words[at + 1] ?? 0) === condition.offsets[i]
+  );
 }
 
 export function readEntry(words: Uint32Array, child: number): Lookup {
@@ -47,6 +52,31 @@ export function readEntry(words: Uint32Array, child: number): Lookup {
     kind: 'block',
     segment,
     offset: pointerOffset(words[at + 1] ?? 0),
+    length: pointerLength(words[at + 2] ?? 0),
     checksum: words[at + 3] ?? 0,
   };
+}
+
+/** Make the entry at `at` the pointer of a block. */
+export function writeEntry(
+  words: Uint32Array,
+  at: number,
+  { segment, offset, length, checksum }: Omit<Lookup & { kind: 'block' }, 'kind'>,
+): void {
+  words[at] = segment;
+  words[at + 1] = pointerWord1(offset, length);
+  words[at + 2] = length;
+  words[at + 3] = checksum;
+}
+
+/** Who walks over a map. */
+export interface MapVisitor {
+  /** A stored page; answer 'skip' to leave its subtree out. */
+  page?(
+    level: number,
+    index: number,
+    pointer: TopPointer,
+  ): Promise<'skip' | undefined> | 'skip' | undefined;
+  /** The 256 pointers of a leaf, first block first. */
+  leaf?(firstBlock: number, words: Uint32Array): Promise<void> | void;
 }

@@ -7,7 +7,7 @@
 import { DvceError, limits, toDvceError } from '../base/index.ts';
 import { type Page, PageCache } from './map-cache.ts';
 import { fanout, hasPage, keyOf, type TopPointer, topLevel } from './map-page.ts';
-import { checkRawPointer, pointerOffset } from './pointer.ts';
+import { checkPointer, pointerOffset } from './pointer.ts';
 import type { SegmentReader } from './segments.ts';
 
 /** A page is looked up, loaded and evicted again at most this often. */
@@ -102,7 +102,8 @@ export class MapPages {
     let settle: ((error: DvceError | null) => void) | undefined;
     const [segment, word1, , checksum] = pointer;
     const { bytes } = page;
-    this.#reader.readBlocks(segment, pointerOffset(word1), [checksum], bytes, (failure) => {
+    const place = { segment, offset: pointerOffset(word1), checksums: [checksum] };
+    this.#reader.readBlocks(place, bytes, (failure) => {
       outcome = this.#arrived(level, index, pointer, page, failure);
       settle?.(outcome);
     });
@@ -140,7 +141,7 @@ function pageFault(words: Uint32Array): DvceError | null {
   try {
     for (let at = 0; at < words.length; at += 4) {
       const segment = words[at] ?? 0;
-      if (segment !== 0) checkRawPointer(segment, words[at + 1] ?? 0, words[at + 2] ?? 0);
+      if (segment !== 0) checkPointer(segment, words[at + 1] ?? 0, words[at + 2] ?? 0);
     }
     return null;
   } catch (error) {

@@ -24,19 +24,21 @@ import {
   holeLookup,
   type Lookup,
   levelStep,
+  type MapVisitor,
   readEntry,
   type TopPointer,
   topLevel,
+  writeEntry,
 } from './map-page.ts';
 import { MapPages } from './map-pages.ts';
 import { layOut, type StoredPages } from './map-store.ts';
-import { blockBytes, rawBlockLength, specialHole, specialZero } from './pointer.ts';
+import { blockBytes, pointerLength, type StoredRun, specialHole, specialZero } from './pointer.ts';
 import type { SegmentReader } from './segments.ts';
 
 export interface MapHooks {
-  /** A unit of `segment` is not referred to any more, because of what segment `at` said. */
-  readonly onRelease: (segment: number, at: number) => void;
-  readonly onRetain: (segment: number) => void;
+  /** A unit of `segment` is not referred to any more, because of what segment `at` said; a block takes `bytes` there. */
+  readonly onRelease: (segment: number, at: number, bytes?: number) => void;
+  readonly onRetain: (segment: number, bytes?: number) => void;
 }
 
 /** A page is looked up and loaded again at most this often when others push it out in between. */
@@ -44,6 +46,8 @@ const triesMax = 64;
 
 export class BlockMap {
   mappedBlocks: number;
+  /** Bytes that the mapped blocks take in segments. */
+  storedBytes: number;
   readonly #hooks: MapHooks;
   readonly #pages: MapPages;
 
@@ -56,9 +60,14 @@ export class BlockMap {
   ) {
     this.#pages = new MapPages(reader, top, cacheBytes);
     this.mappedBlocks = mappedBlocks;
+    this.storedBytes = mappedBlocks * blockBytes;
     this.#hooks = hooks;
   }
 
+  /** Is any mapped block compressed? Each of those takes less than it has. */
+  get holdsPacked(): boolean {
+    return this.storedBytes !== this.mappedBlocks * blockBytes;
+  }
   get cachedPages(): number {
     return this.#pages.cache.size;
   }
@@ -197,43 +206,45 @@ export class BlockMap {
   }
 
   /**
-   * Set blocks `block..` to consecutive raw blocks of `segment` from `offset`.
+   * Set blocks `block..` to what lies one behind the other in a segment.
    * @param condition G1: when given, only where the map still holds exactly these old pointers
    */
   async setBlocks(
     block: number,
-    segment: number,
-    offset: number,
-    checksums: readonly number[],
+    { segment, offset, checksums, lengths }: StoredRun,
     condition?: { readonly segments: readonly number[]; readonly offsets: readonly number[] },
   ): Promise<void> {
     let i = 0;
+    let next = offset;
     while (i < checksums.length) {
       const leafIndex = Math.floor((block + i) / fanout);
       const leaf = this.#tryDirty(0, leafIndex, true) ?? (await this.#pageForChange(0, leafIndex));
       const end = Math.min(checksums.length, (leafIndex + 1) * fanout - block);
       for (; i < end; i += 1) {
         const at = ((block + i) % fanout) * 4;
+        const length = lengths?.[i] ?? blockBytes;
+        const place = { segment, offset: next, length, checksum: checksums[i] ?? 0 };
+        next += length;
         if (condition && !holds(leaf.words, at, condition, i)) continue;
-        this.#replace(leaf.words, at, segment, segment);
-        leaf.words[at] = segment;
-        leaf.words[at + 1] = offset + i * blockBytes;
-        leaf.words[at + 2] = rawBlockLength;
-        leaf.words[at + 3] = checksums[i] ?? 0;
+        this.#replace(leaf.words, at, segment, segment, length);
+        writeEntry(leaf.words, at, place);
       }
     }
   }
 
-  /** Account for the entry at `at` giving way to a block of `next` (0: to nothing). */
-  #replace(words: Uint32Array, at: number, next: number, because: number): void {
+  /** Account for the entry at `at` giving way to a block of `next` with so many bytes (0: to nothing). */
+  #replace(words: Uint32Array, at: number, next: number, because: number, bytes = 0): void {
     const old = words[at] ?? 0;
     if (old !== 0) {
-      this.#hooks.onRelease(old, because);
+      const oldBytes = pointerLength(words[at + 2] ?? 0);
+      this.#hooks.onRelease(old, because, oldBytes);
       this.mappedBlocks -= 1;
+      this.storedBytes -= oldBytes;
     }
     if (next !== 0) {
-      this.#hooks.onRetain(next);
+      this.#hooks.onRetain(next, bytes);
       this.mappedBlocks += 1;
+      this.storedBytes += bytes;
     }
   }
 
@@ -386,14 +397,3 @@ export class BlockMap {
 
 const pushedOut = (): DvceError =>
   new DvceError('INTERNAL', { reason: 'map pages were evicted as fast as they were loaded' });
-
-export interface MapVisitor {
-  /** A stored page; answer 'skip' to leave its subtree out. */
-  page?(
-    level: number,
-    index: number,
-    pointer: TopPointer,
-  ): Promise<'skip' | undefined> | 'skip' | undefined;
-  /** The 256 pointers of a leaf, first block first. */
-  leaf?(firstBlock: number, words: Uint32Array): Promise<void> | void;
-}

@@ -182,6 +182,8 @@ async function writeFork(
       rows: new Map(),
       top: root?.facts.top ?? null,
       mappedBlocks: Number(root?.facts.mappedBlocks ?? 0),
+      storedBytes:
+        root?.facts.storedBytes === undefined ? undefined : Number(root.facts.storedBytes),
       sinceRoot: 0,
     },
     // Epoch 0 is before that of every writer, so whoever opens the log continues it (L2).
@@ -237,7 +239,7 @@ async function copyPart(
   const end = all.findIndex((run) => run.kind === 'flushMark' && run.seq === found.seq);
   const part = all.slice(0, end);
   const range = { first: number, last: number, log: points.log, store: 'main' };
-  const reader = new SegmentReader(context.store, [range]);
+  const reader = new SegmentReader(context.store, [range], context.timers);
   const map = new BlockMap(reader, null, 0, { onRelease: () => {}, onRetain: () => {} });
   await applyRuns(map, number, part, context.timers);
   const source = new BlockSource(reader, context.reads);
@@ -285,7 +287,12 @@ export async function clonePoint(
   const record = await makeVolume(
     context,
     path,
-    { ...options, sizeBytes: found.sizeBytes, blockBytes: head.blockBytes },
+    {
+      ...options,
+      sizeBytes: found.sizeBytes,
+      blockBytes: head.blockBytes,
+      compression: head.compression ?? 'none',
+    },
     {
       document,
       features: { ...head.features, roCompat },

@@ -11,6 +11,7 @@
  */
 import { DvceError, limits, sleep, toDvceError } from '../base/index.ts';
 import { type Batch, buildBatch, releaseBatch } from './batch.ts';
+import { directCompressor, packBatch } from './compression.ts';
 import type { HlfsContext } from './context.ts';
 import type { Foreground } from './foreground.ts';
 import type { Journal } from './journal.ts';
@@ -289,7 +290,14 @@ export class Publisher {
     const ahead = this.#ahead;
     this.#ahead = null;
     if (ahead?.overlay === overlay) return await ahead.built;
-    return await buildBatch(overlay, this.#options.context.timers, this.#options.readBlock);
+    return await this.#built(overlay, this.#options.readBlock);
+  }
+
+  async #built(overlay: Overlay, readBlock: PublisherOptions['readBlock']): Promise<Batch> {
+    const { context, writer } = this.#options;
+    const batch = await buildBatch(overlay, context.timers, readBlock);
+    if (writer.compression === 'none') return batch;
+    return await packBatch(batch, context.compressor ?? directCompressor);
   }
 
   /**
@@ -299,10 +307,9 @@ export class Publisher {
   #buildAhead(): void {
     const next = this.frozen[1];
     if (!this.#isSending || this.#ahead !== null || next === undefined) return;
-    const { timers } = this.#options.context;
     const { overlay } = next;
     const isSent = this.#sent.promise;
-    const built = buildBatch(overlay, timers, async (block, target) => {
+    const built = this.#built(overlay, async (block, target) => {
       await isSent;
       await this.#options.readBlock(block, target);
     });

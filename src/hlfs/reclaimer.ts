@@ -93,7 +93,7 @@ export class Reclaimer {
   #needNow(): Need | null {
     const { table } = this.#options.writer;
     if (this.#isNearlyFull) return 'urgent';
-    const rough = needUnderLoad(table.storedBytes, table.liveUnits * blockBytes);
+    const rough = needUnderLoad(table.storedBytes, table.liveBytes);
     if (rough === null || this.held === null) return rough;
     // Positions hold some of it, and what is dead already only waits for roots.
     const { storedBytes, liveBytes, deadBytes } = table.usage(this.held);
@@ -106,7 +106,7 @@ export class Reclaimer {
     const pageBytes = map.dirtyPages * blockBytes;
     const factor = this.#isNearlyFull ? 1 : limits.deadRootFactor;
     const least = Math.max(limits.deadRootBytes, factor * pageBytes);
-    if (table.storedBytes - table.liveUnits * blockBytes < least) return false;
+    if (table.storedBytes - table.liveBytes < least) return false;
     return table.usage(this.held ?? []).deadBytes >= least;
   }
 

@@ -1,16 +1,19 @@
 /**
  * The root record: everything from which a log can be continued (L1). It lies in a root segment.
  *
- *   0   u32 magic "HLRT", u16 version, u16 zero
+ *   0   u32 magic "HLRT", u16 version, u16 form of the rows: 0 of 16 bytes, 1 of 20
  *   8   u32 bytes of the JSON part, u32 rows of the segment table
  *   16  JSON part (RootFacts; 64-bit numbers as strings)
- *   ..  segment table: per segment of this log that still exists, 16 bytes: number u32, bytes u32, live u32, death u32
+ *   ..  segment table: per segment of this log that still exists: number u32, bytes u32, live u32, death u32, and in rows of
+ *       20 bytes live bytes u32
  *
  * live  4 KiB units (blocks and map pages) of the segment that the map of this root refers to
+ * live bytes  that those units take in the segment; rows of 16 bytes, where none is compressed: 4096 each
  * death 0 while something is live; else the number of the segment whose application killed the last unit. A snapshot or
  *       fork at position p needs the segment exactly when number <= p < death (G2)
  */
 import { DvceError } from '../base/index.ts';
+import { blockBytes } from './pointer.ts';
 import type { LogRange } from './schema.ts';
 
 const magic = 0x5452_4c48;
@@ -21,6 +24,8 @@ export interface RootFacts {
   /** Map: pointer of the top page as four words, or null when nothing is mapped. */
   readonly top: readonly [number, number, number, number] | null;
   readonly mappedBlocks: string;
+  /** Bytes that the mapped blocks take in segments; absent where none is compressed. */
+  readonly storedBytes?: string;
   /** Segments 1..this one, oldest first; the last range is this log's own. */
   readonly ranges: readonly LogRange[];
   /** Journal records up to here are covered: (epoch, incarnation, seq). */
@@ -67,14 +72,21 @@ export interface PointFacts {
 export interface SegmentRow {
   bytes: number;
   live: number;
+  liveBytes: number;
   death: number;
 }
 
+const rowBytesMin = 16;
+const rowBytesMax = 20;
+
 export function encodeRoot(facts: RootFacts, table: ReadonlyMap<number, SegmentRow>): Buffer {
   const json = Buffer.from(JSON.stringify(facts));
-  const out = Buffer.alloc(16 + json.length + 16 * table.size);
+  const isLong = [...table.values()].some((row) => row.liveBytes !== row.live * blockBytes);
+  const rowBytes = isLong ? rowBytesMax : rowBytesMin;
+  const out = Buffer.alloc(16 + json.length + rowBytes * table.size);
   out.writeUInt32LE(magic, 0);
   out.writeUInt16LE(version, 4);
+  out.writeUInt16LE(isLong ? 1 : 0, 6);
   out.writeUInt32LE(json.length, 8);
   out.writeUInt32LE(table.size, 12);
   json.copy(out, 16);
@@ -84,7 +96,8 @@ export function encodeRoot(facts: RootFacts, table: ReadonlyMap<number, SegmentR
     out.writeUInt32LE(row.bytes, at + 4);
     out.writeUInt32LE(row.live, at + 8);
     out.writeUInt32LE(row.death, at + 12);
-    at += 16;
+    if (isLong) out.writeUInt32LE(row.liveBytes, at + 16);
+    at += rowBytes;
   }
   return out;
 }
@@ -99,16 +112,22 @@ export function decodeRoot(
   const found = bytes.readUInt16LE(4);
   if (found > version)
     throw new DvceError('FORMAT_TOO_NEW', { what: `root ${name}`, found, known: version });
+  const form = bytes.readUInt16LE(6);
+  if (form > 1) throw bad(`the rows of its table have the unknown form ${form}`);
+  const rowBytes = form === 1 ? rowBytesMax : rowBytesMin;
   const jsonBytes = bytes.readUInt32LE(8);
   const rows = bytes.readUInt32LE(12);
-  if (16 + jsonBytes + rows * 16 !== bytes.length) throw bad('the root record has a wrong length');
+  if (16 + jsonBytes + rows * rowBytes !== bytes.length)
+    throw bad('the root record has a wrong length');
   const facts: RootFacts = JSON.parse(bytes.toString('utf8', 16, 16 + jsonBytes));
   const table = new Map<number, SegmentRow>();
   for (let i = 0; i < rows; i += 1) {
-    const at = 16 + jsonBytes + i * 16;
+    const at = 16 + jsonBytes + i * rowBytes;
+    const live = bytes.readUInt32LE(at + 8);
     table.set(bytes.readUInt32LE(at), {
       bytes: bytes.readUInt32LE(at + 4),
-      live: bytes.readUInt32LE(at + 8),
+      live,
+      liveBytes: form === 1 ? bytes.readUInt32LE(at + 16) : live * blockBytes,
       death: bytes.readUInt32LE(at + 12),
     });
   }

@@ -39,7 +39,7 @@ export async function openRoot(
   sizeBytes: number;
 }> {
   const { facts } = await readRoot(context.store, log, rootSegment);
-  const reader = new SegmentReader(context.store, facts.ranges);
+  const reader = new SegmentReader(context.store, facts.ranges, context.timers);
   const map = new BlockMap(reader, facts.top, Number(facts.mappedBlocks), nothing);
   return { map, reader, ranges: facts.ranges, sizeBytes: Number(facts.sizeBytes) };
 }

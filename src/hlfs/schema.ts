@@ -44,6 +44,10 @@ export interface FeatureSets {
  */
 export const pointsFeature = 'points';
 
+/** What becomes of blocks when they are written to segments. */
+export const compressions = ['none', 'zstd'] as const;
+export type Compression = (typeof compressions)[number];
+
 export interface Origin {
   readonly volume: VolumeId;
   readonly path: string;
@@ -117,6 +121,8 @@ export interface HeadDocument {
   readonly limits?: RateLimits;
   /** Every flush of so many milliseconds can be had back (DD-0013); absent: none is kept. */
   readonly retainMs?: number | null;
+  /** Of segments that are written from now on (DD-0017); absent: none. What is in the store may be either. */
+  readonly compression?: Compression;
   readonly createdAtMs: number;
   readonly origin: Origin | null;
   /** This log, while it is the current one, needs no base for its content; what else needs it (DD-0018) is looked at again. */

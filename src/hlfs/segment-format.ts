@@ -2,7 +2,8 @@
  * The segment, format version 1 (docs/format/segment.md has the byte tables).
  *
  *   0            header, 256 bytes, padded with zeros to 4096
- *   4096         blocks and map pages, each 4096 bytes and aligned to 4096
+ *   4096         blocks and map pages, each 4096 bytes and aligned to 4096; compressed blocks are shorter, and what follows
+ *                them is not aligned
  *   indexOffset  index: runs of block entries
  *   rootOffset   root record (root segments only)
  *   chunkOffset  CRC-32C of every 1 MiB chunk of what lies before, 4 bytes each
@@ -33,6 +34,13 @@ export const segmentFlags = {
   clean: 4,
 } as const;
 
+/** Incompatible features: a reader that does not know one of them refuses the segment. */
+export const segmentFeatures = {
+  /** Its index names compressed blocks, or the map of its root leads to some. */
+  packed: 1,
+} as const;
+const knownFeatures = segmentFeatures.packed;
+
 export interface SegmentHeader {
   readonly log: LogId;
   readonly number: number;
@@ -61,6 +69,8 @@ export interface SegmentHeader {
   readonly chunkChecksum: number;
   /** Encryption key id; 0: none. */
   readonly keyId: number;
+  /** Incompatible features. */
+  readonly features: number;
   /** CRC-32C of the header itself. */
   readonly checksum: number;
 }
@@ -98,6 +108,7 @@ export function encodeSegmentHeader(header: Omit<SegmentHeader, 'checksum'>): Bu
   out.writeUInt32LE(header.chunkOffset, 124);
   out.writeUInt32LE(header.chunkChecksum, 128);
   out.writeUInt32LE(header.keyId, 132);
+  out.writeUInt32LE(header.features, 136);
   out.writeUInt32LE(crc32c(out.subarray(0, 252)), 252);
   return out;
 }
@@ -113,7 +124,8 @@ export function decodeSegmentHeader(bytes: Buffer, name: string): SegmentHeader 
   if (crc32c(bytes.subarray(0, 252)) !== checksum)
     throw damaged(name, 'the header does not fit its checksum');
   const version = bytes.readUInt16LE(4);
-  if (version > segmentFormatVersion || bytes.readUInt32LE(136) !== 0)
+  const features = bytes.readUInt32LE(136);
+  if (version > segmentFormatVersion || (features & ~knownFeatures) !== 0)
     throw new DvceError('FORMAT_TOO_NEW', {
       what: `segment ${name}`,
       found: version,
@@ -141,6 +153,7 @@ export function decodeSegmentHeader(bytes: Buffer, name: string): SegmentHeader 
     chunkOffset: bytes.readUInt32LE(124),
     chunkChecksum: bytes.readUInt32LE(128),
     keyId: bytes.readUInt32LE(132),
+    features,
     checksum,
   };
   const fits =
@@ -214,9 +227,9 @@ export interface SegmentParts {
     | 'chunkOffset'
     | 'chunkChecksum'
   >;
-  /** Blocks and map pages, whole multiples of 4096 bytes. */
+  /** Blocks and map pages. */
   readonly data: readonly Uint8Array[];
-  /** CRC-32C of each 4096 bytes of `data`; without them they are computed. */
+  /** CRC-32C of each 4096 bytes of `data`; without them they are computed, as where compressed blocks are among them. */
   readonly sums?: readonly number[] | undefined;
   readonly index: Buffer;
   readonly root: Buffer;

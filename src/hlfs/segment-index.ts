@@ -10,26 +10,25 @@
  *   4 relocation    checksum, old segment, old offset: applied only where the map still says so (G1)
  *   5 flush mark    none; block = journal record flushed, count = wall time in ms; at 24 u64: bytes of the volume then
  *   6 pages         level << 28 | index: map pages of this segment; nothing to apply, the cleaner reads it
+ *   7 data          as 1, with compressed blocks among them: checksum, stored bytes
+ *   8 relocation    as 4, with compressed blocks among them: checksum, old segment, old offset, stored bytes
+ *
+ * Blocks of a run lie one behind the other: raw ones take 4096 bytes, compressed ones fewer. A segment with a run of kind 7 or 8
+ * has the feature `packed` in its header.
  */
 import { DvceError } from '../base/index.ts';
 import { readU64, writeU64 } from './bytes.ts';
+import { blockBytes, type StoredBlocks } from './pointer.ts';
 
 export type IndexRun =
-  | {
-      readonly kind: 'data';
-      readonly block: number;
-      readonly offset: number;
-      readonly checksums: readonly number[];
-    }
+  | ({ readonly kind: 'data'; readonly block: number } & StoredBlocks)
   | { readonly kind: 'hole' | 'zero'; readonly block: number; readonly count: number }
-  | {
+  | ({
       readonly kind: 'relocation';
       readonly block: number;
-      readonly offset: number;
-      readonly checksums: readonly number[];
       readonly oldSegments: readonly number[];
       readonly oldOffsets: readonly number[];
-    }
+    } & StoredBlocks)
   | {
       readonly kind: 'flushMark';
       readonly seq: number;
@@ -39,16 +38,26 @@ export type IndexRun =
     }
   | { readonly kind: 'pages'; readonly offset: number; readonly keys: readonly number[] };
 
-const kinds = ['data', 'hole', 'zero', 'relocation', 'flushMark', 'pages'] as const;
+/** By their numbers on the medium less one. The last column of a packed run is the stored bytes of each block. */
+const forms = [
+  { kind: 'data', words: 1, isPacked: false },
+  { kind: 'hole', words: 0, isPacked: false },
+  { kind: 'zero', words: 0, isPacked: false },
+  { kind: 'relocation', words: 3, isPacked: false },
+  { kind: 'flushMark', words: 0, isPacked: false },
+  { kind: 'pages', words: 1, isPacked: false },
+  { kind: 'data', words: 2, isPacked: true },
+  { kind: 'relocation', words: 4, isPacked: true },
+] as const;
+type Form = (typeof forms)[number];
 const runHeaderBytes = 32;
-const wordsEach: Readonly<Record<IndexRun['kind'], number>> = {
-  data: 1,
-  hole: 0,
-  zero: 0,
-  relocation: 3,
-  flushMark: 0,
-  pages: 1,
-};
+
+/** Does it name compressed blocks? */
+export const isPackedRun = (run: IndexRun): boolean =>
+  (run.kind === 'data' || run.kind === 'relocation') && run.lengths !== undefined;
+
+const formOf = (run: IndexRun): number =>
+  forms.findIndex((form) => form.kind === run.kind && form.isPacked === isPackedRun(run));
 
 interface RawRun {
   readonly offset: number;
@@ -61,18 +70,16 @@ interface RawRun {
 function toRaw(run: IndexRun): RawRun {
   switch (run.kind) {
     case 'data':
-      return { ...run, count: run.checksums.length, words: run.checksums };
+    case 'relocation': {
+      const { block, offset, checksums, lengths } = run;
+      const columns: (readonly number[])[] = [checksums];
+      if (run.kind === 'relocation') columns.push(run.oldSegments, run.oldOffsets);
+      if (lengths !== undefined) columns.push(lengths);
+      return { block, offset, count: checksums.length, words: interleaved(columns) };
+    }
     case 'hole':
     case 'zero':
       return { ...run, offset: 0, words: [] };
-    case 'relocation': {
-      const words = run.checksums.flatMap((checksum, i) => [
-        checksum,
-        run.oldSegments[i] ?? 0,
-        run.oldOffsets[i] ?? 0,
-      ]);
-      return { ...run, count: run.checksums.length, words };
-    }
     case 'flushMark':
       return { offset: 0, block: run.seq, count: run.wallMs, words: [], sizeBytes: run.sizeBytes };
     case 'pages':
@@ -80,27 +87,34 @@ function toRaw(run: IndexRun): RawRun {
   }
 }
 
+/** The words of each block beside each other. */
+function interleaved(columns: readonly (readonly number[])[]): readonly number[] {
+  const [first = []] = columns;
+  if (columns.length === 1) return first;
+  return first.flatMap((_, i) => columns.map((column) => column[i] ?? 0));
+}
+
 function fromRaw(
-  kind: IndexRun['kind'],
+  { kind, words: width, isPacked }: Form,
   { offset, block, count, words, sizeBytes = 0 }: RawRun,
 ): IndexRun {
+  const column = (at: number): number[] => words.filter((_, i) => i % width === at);
   switch (kind) {
     case 'data':
-      return { kind, block, offset, checksums: words };
+    case 'relocation': {
+      const checksums = width === 1 ? words : column(0);
+      const stored = {
+        block,
+        offset,
+        checksums,
+        ...(isPacked ? { lengths: column(width - 1) } : {}),
+      };
+      if (kind === 'data') return { kind, ...stored };
+      return { kind, ...stored, oldSegments: column(1), oldOffsets: column(2) };
+    }
     case 'hole':
     case 'zero':
       return { kind, block, count };
-    case 'relocation': {
-      const column = (at: number): number[] => words.filter((_, i) => i % 3 === at);
-      return {
-        kind,
-        block,
-        offset,
-        checksums: column(0),
-        oldSegments: column(1),
-        oldOffsets: column(2),
-      };
-    }
     case 'flushMark':
       return { kind, seq: block, wallMs: count, sizeBytes };
     case 'pages':
@@ -115,7 +129,7 @@ export function encodeIndex(runs: readonly IndexRun[]): Buffer {
   );
   let at = 0;
   raws.forEach((raw, i) => {
-    out[at] = kinds.indexOf(runs[i]?.kind ?? 'data') + 1;
+    out[at] = formOf(runs[i] as IndexRun) + 1; // as many as there are raws
     out.writeUInt32LE(raw.offset, at + 4);
     writeU64(out, raw.block, at + 8);
     writeU64(out, raw.count, at + 16);
@@ -133,10 +147,10 @@ export function decodeIndex(bytes: Buffer, name: string): IndexRun[] {
   let at = 0;
   while (at < bytes.length) {
     if (at + runHeaderBytes > bytes.length) throw damaged('the index is cut short');
-    const kind = kinds[(bytes[at] ?? 0) - 1];
-    if (kind === undefined) throw damaged(`the index has a run of the unknown kind ${bytes[at]}`);
+    const form = forms[(bytes[at] ?? 0) - 1];
+    if (form === undefined) throw damaged(`the index has a run of the unknown kind ${bytes[at]}`);
     const count = readU64(bytes, at + 16);
-    const wordCount = count * wordsEach[kind];
+    const wordCount = count * form.words;
     if (at + runHeaderBytes + 4 * wordCount > bytes.length) throw damaged('the index is cut short');
     const words = new Array<number>(wordCount);
     for (let i = 0; i < wordCount; i += 1)
@@ -148,8 +162,14 @@ export function decodeIndex(bytes: Buffer, name: string): IndexRun[] {
       words,
       sizeBytes: readU64(bytes, at + 24),
     };
-    runs.push(fromRaw(kind, raw));
+    const run = fromRaw(form, raw);
+    if (isPackedRun(run) && !lengthsFit(run)) throw damaged('a stored length is not possible');
+    runs.push(run);
     at += runHeaderBytes + 4 * wordCount;
   }
   return runs;
 }
+
+/** No block is stored in more bytes than it has, or in none. */
+const lengthsFit = (run: IndexRun): boolean =>
+  'lengths' in run && run.lengths?.every((length) => length > 0 && length <= blockBytes) === true;

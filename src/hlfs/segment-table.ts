@@ -1,9 +1,9 @@
 /**
  * Life and death of a log's segments.
  *
- * A unit is a 4 KiB block, a map page, or a root record. A segment is born with its number, lives while the newest map
- * refers to one of its units, and dies at the number of the segment whose application released the last one. It may be
- * deleted when
+ * A unit is a block of 4 KiB (which takes fewer bytes where it is compressed), a map page, or a root record. A segment is born
+ * with its number, lives while the newest map refers to one of its units, and dies at the number of the segment whose
+ * application released the last one. It may be deleted when
  *   - two durable roots postdate its death (L3: a bad newest root must not cost data), and
  *   - no snapshot or fork of this log has its position between birth and death (G2), and
  *   - it died at or before the *floor*, when points in time are kept: what died later some point needs (DD-0013).
@@ -25,38 +25,54 @@ export class SegmentTable {
   storedBytes = 0;
   /** Units that the map refers to, in all segments. */
   liveUnits = 0;
+  /** Bytes that those units take. */
+  liveBytes = 0;
   /** Root from which every later point can be rebuilt, as the newest durable root says; null: no points are kept. */
   floor: number | null = null;
 
   constructor(rows: Map<number, SegmentRow>) {
     this.rows = rows;
-    for (const row of rows.values()) {
+    this.sum();
+  }
+
+  /** The sums of the rows, after these were set from outside. */
+  sum(): void {
+    this.storedBytes = 0;
+    this.liveUnits = 0;
+    this.liveBytes = 0;
+    for (const row of this.rows.values()) {
       this.storedBytes += row.bytes;
       this.liveUnits += row.live;
+      this.liveBytes += row.liveBytes;
     }
   }
 
   /** Adding one that is there changes nothing: a segment may be applied again after a failure. */
   add(number: number, bytes: number): void {
     if (this.rows.has(number)) return;
-    this.rows.set(number, { bytes, live: 0, death: 0 });
+    this.rows.set(number, { bytes, live: 0, liveBytes: 0, death: 0 });
     this.storedBytes += bytes;
   }
 
-  retain(number: number): void {
+  /** @param bytes that the unit takes in the segment */
+  retain(number: number, bytes: number = blockBytes): void {
     const row = this.rows.get(number);
     if (row === undefined) return;
     row.live += 1;
+    row.liveBytes += bytes;
     row.death = 0;
     this.liveUnits += 1;
+    this.liveBytes += bytes;
   }
 
   /** A unit of `number` is released because of segment `at`. */
-  release(number: number, at: number): void {
+  release(number: number, at: number, bytes: number = blockBytes): void {
     const row = this.rows.get(number);
     if (row === undefined) return;
     row.live -= 1;
+    row.liveBytes -= bytes;
     this.liveUnits -= 1;
+    this.liveBytes -= bytes;
     if (row.live === 0) row.death = at;
   }
 
@@ -122,13 +138,13 @@ export class SegmentTable {
     if (row === undefined) return;
     this.storedBytes -= row.bytes;
     this.liveUnits -= row.live;
+    this.liveBytes -= row.liveBytes;
     this.rows.delete(number);
   }
 }
 
 /** What of a segment is needed, without what frames it. */
-export const liveBytes = (row: Readonly<SegmentRow>): number =>
-  Math.min(row.bytes, row.live * blockBytes);
+export const liveBytes = (row: Readonly<SegmentRow>): number => Math.min(row.bytes, row.liveBytes);
 
 /**
  * G2: does a position lie between birth and death? A death of 0 is none.

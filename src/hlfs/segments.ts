@@ -4,8 +4,17 @@
  * Invariant 7: every byte that leaves this file was checked against the checksum of the pointer or header that led to it.
  * A missing segment is an error, never zeros (G3).
  */
-import { crc32c, crc32cJoined, DvceError, type LogId, limits, toDvceError } from '../base/index.ts';
-import { blockBytes } from './pointer.ts';
+import {
+  crc32c,
+  crc32cJoined,
+  DvceError,
+  type LogId,
+  limits,
+  type Timers,
+  toDvceError,
+} from '../base/index.ts';
+import { unpackBlock } from './codec.ts';
+import { blockBytes, type StoredRun, storedBytes } from './pointer.ts';
 import { decodeRoot, type RootFacts, type SegmentRow } from './root-format.ts';
 import { type LogRange, segmentKey } from './schema.ts';
 import {
@@ -54,10 +63,13 @@ export class SegmentReader {
   ranges: readonly LogRange[];
   /** Keys of recently read segments: building the text costs as much as the read. */
   readonly #keys = new Map<number, string>();
+  readonly #timers: Timers | undefined;
 
-  constructor(store: SegmentStore, ranges: readonly LogRange[]) {
+  /** @param timers let others have their turn within a long run of compressed blocks */
+  constructor(store: SegmentStore, ranges: readonly LogRange[], timers?: Timers) {
     this.store = store;
     this.ranges = ranges;
+    this.#timers = timers;
   }
 
   /** @throws SEGMENT_DAMAGED when the number lies outside of the log */
@@ -81,37 +93,101 @@ export class SegmentReader {
     return key;
   }
 
-  /**
-   * Fill `target` with whole blocks that lie one behind the other in a segment and check each against its checksum.
-   * @param checksums one for each 4 KiB of `target`
-   */
-  readBlocks(
-    segment: number,
-    offset: number,
-    checksums: readonly number[],
-    target: Buffer,
-    done: (error: DvceError | null) => void,
-  ): void {
+  /** Fill `target` with whole blocks, each checked against its checksum: 4 KiB for each of the run. */
+  readBlocks(run: StoredRun, target: Buffer, done: (error: DvceError | null) => void): void {
     let key: string;
     try {
-      key = this.key(segment);
+      key = this.key(run.segment);
     } catch (error) {
       done(toDvceError(error));
       return;
     }
-    this.store.read(key, offset, target, (error) => {
+    if (run.lengths !== undefined) {
+      const stored = Buffer.allocUnsafe(storedBytes(run));
+      this.store.read(key, run.offset, stored, (error) => {
+        if (error) done(error);
+        else this.#unpack(new PackedBlocks(key, run, stored, target), done);
+      });
+      return;
+    }
+    this.store.read(key, run.offset, target, (error) => {
       if (error) done(error);
-      else if (crc32c(target) === joinChecksums(checksums)) done(null);
-      else done(damagedBlock(key, offset, checksums, target));
+      else if (crc32c(target) === joinChecksums(run.checksums)) done(null);
+      else done(damagedBlock(key, run, target));
     });
   }
 
   /** As `readBlocks`, in this turn; false when that has to wait, or when anything is wrong: `readBlocks` says what. */
-  readNow(segment: number, offset: number, checksums: readonly number[], target: Buffer): boolean {
+  readNow(run: StoredRun, target: Buffer): boolean {
     const { store } = this;
-    const key = this.keyIfAny(segment);
+    const key = this.keyIfAny(run.segment);
     if (store.readNow === undefined || key === undefined) return false;
-    return store.readNow(key, offset, target) && crc32c(target) === joinChecksums(checksums);
+    if (run.lengths === undefined)
+      return (
+        store.readNow(key, run.offset, target) && crc32c(target) === joinChecksums(run.checksums)
+      );
+    if (run.lengths.length > unpackedPerTurn) return false;
+    const stored = Buffer.allocUnsafe(storedBytes(run));
+    if (!store.readNow(key, run.offset, stored)) return false;
+    return new PackedBlocks(key, run, stored, target).unpackSome() === null;
+  }
+
+  /** A slice in each turn, so that a long read of one guest does not hold up those of others. */
+  #unpack(packed: PackedBlocks, done: (error: DvceError | null) => void): void {
+    const error = packed.unpackSome();
+    if (error !== null || packed.isDone) done(error);
+    else this.#defer(() => this.#unpack(packed, done));
+  }
+
+  #defer(task: () => void): void {
+    if (this.#timers === undefined) task();
+    else this.#timers.defer(task);
+  }
+}
+
+/** Some tenths of a millisecond. */
+const unpackedPerTurn = 32;
+
+/** Blocks as they were read, some of them compressed, on their way to `target`. */
+class PackedBlocks {
+  readonly #key: string;
+  readonly #run: StoredRun;
+  readonly #stored: Buffer;
+  readonly #target: Buffer;
+  #block = 0;
+  #at = 0;
+
+  constructor(key: string, run: StoredRun, stored: Buffer, target: Buffer) {
+    this.#key = key;
+    this.#run = run;
+    this.#stored = stored;
+    this.#target = target;
+  }
+
+  get isDone(): boolean {
+    return this.#block === this.#run.checksums.length;
+  }
+
+  /** Check and decode the next ones. @returns what is wrong */
+  unpackSome(): DvceError | null {
+    const { offset, checksums, lengths = [] } = this.#run;
+    const end = Math.min(checksums.length, this.#block + unpackedPerTurn);
+    for (; this.#block < end; this.#block += 1) {
+      const length = lengths[this.#block] ?? blockBytes;
+      const bytes = this.#stored.subarray(this.#at, this.#at + length);
+      const start = this.#block * blockBytes;
+      const reason =
+        crc32c(bytes) === checksums[this.#block]
+          ? unpackBlock(bytes, this.#target.subarray(start, start + blockBytes))
+          : 'does not fit its checksum';
+      if (reason !== null)
+        return new DvceError('SEGMENT_DAMAGED', {
+          name: this.#key,
+          reason: `the block at offset ${offset + this.#at} ${reason}`,
+        });
+      this.#at += length;
+    }
+    return null;
   }
 }
 
@@ -126,12 +202,7 @@ export function joinChecksums(checksums: readonly number[]): number {
   return sum;
 }
 
-function damagedBlock(
-  key: string,
-  offset: number,
-  checksums: readonly number[],
-  content: Buffer,
-): DvceError {
+function damagedBlock(key: string, { offset, checksums }: StoredRun, content: Buffer): DvceError {
   const bad = checksums.findIndex(
     (sum, i) => crc32c(content.subarray(i * blockBytes, (i + 1) * blockBytes)) !== sum,
   );

@@ -19,7 +19,7 @@ import type { HlfsContext } from './context.ts';
 import { newestRoot, recoverLog } from './log-recovery.ts';
 import type { LogWriter } from './log-writer.ts';
 import { listPins } from './pins.ts';
-import { blockBytes } from './pointer.ts';
+import { blockBytes, pointerLength } from './pointer.ts';
 import { type HeadDocument, type LogRange, segmentKey } from './schema.ts';
 import { isHeld, liveBytes } from './segment-table.ts';
 import { listSegments, rangeOf } from './segments.ts';
@@ -30,6 +30,8 @@ export interface VolumeSpace {
   readonly logicalBytes: number;
   /** Bytes of blocks that the published content has; the rest are holes. */
   readonly mappedBytes: number;
+  /** What those blocks take in the store, wherever they lie: fewer where some are compressed. */
+  readonly mappedStoredBytes: number;
   readonly uniqueBytes: number;
   readonly sharedBytes: number;
   readonly borrowedBytes: number;
@@ -58,7 +60,8 @@ export async function closedVolumeSpace(
 async function deletedSpace(context: HlfsContext, head: HeadDocument): Promise<VolumeSpace> {
   const classes: Classes = { unique: 0, lent: 0, pinned: 0, garbage: 0 };
   for (const log of head.logs) await addEarlierLog(context, head, log, classes);
-  return spaceOf(classes, { logicalBytes: 0, mappedBytes: 0, borrowedBytes: 0 });
+  const nothing = { logicalBytes: 0, mappedBytes: 0, mappedStoredBytes: 0, borrowedBytes: 0 };
+  return spaceOf(classes, nothing);
 }
 
 /** @param writer of the volume's current log, live or as recovered */
@@ -79,13 +82,17 @@ export async function volumeSpace(
   return spaceOf(classes, {
     logicalBytes: Number(head.sizeBytes),
     mappedBytes: writer.map.mappedBlocks * blockBytes,
+    mappedStoredBytes: writer.map.storedBytes,
     borrowedBytes: inherited.foreign,
   });
 }
 
 const spaceOf = (
   { unique, lent, pinned, garbage }: Classes,
-  content: Pick<VolumeSpace, 'logicalBytes' | 'mappedBytes' | 'borrowedBytes'>,
+  content: Pick<
+    VolumeSpace,
+    'logicalBytes' | 'mappedBytes' | 'mappedStoredBytes' | 'borrowedBytes'
+  >,
 ): VolumeSpace => ({
   ...content,
   uniqueBytes: unique,
@@ -179,8 +186,8 @@ export async function bytesBelow({ map, state, table }: LogWriter): Promise<numb
     },
   });
   const rootRecords = state.newestRoot >= state.firstNumber ? 1 : 0;
-  const ownBlocks = table.liveUnits - ownPages - rootRecords;
-  return Math.max(0, map.mappedBlocks - ownBlocks) * blockBytes;
+  const ownBytes = table.liveBytes - (ownPages + rootRecords) * blockBytes;
+  return Math.max(0, map.storedBytes - ownBytes);
 }
 
 /** A clone that was rolled back has blocks from both: each is looked at. */
@@ -195,7 +202,8 @@ async function countBlocks(
         const segment = words[at] ?? 0;
         if (segment === 0 || segment >= state.firstNumber) continue;
         const range = rangeOf(state.baseRanges, segment);
-        if (range !== undefined) count[isOwn(range) ? 'own' : 'foreign'] += blockBytes;
+        const bytes = pointerLength(words[at + 2] ?? 0);
+        if (range !== undefined) count[isOwn(range) ? 'own' : 'foreign'] += bytes;
       }
     },
   });

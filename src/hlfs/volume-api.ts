@@ -4,7 +4,7 @@
  */
 import type { DvceError, LogId, SnapshotName, VolumeId } from '../base/index.ts';
 import type { ReadSources } from './block-source.ts';
-import type { SetReference, SnapshotDocument } from './schema.ts';
+import type { Compression, SetReference, SnapshotDocument } from './schema.ts';
 import type { SnapshotFollowed } from './snapshots.ts';
 import type { VolumeSpace } from './space.ts';
 
@@ -179,4 +179,6 @@ export interface OpenVolume extends BlockReader {
   publishNew(): Promise<void>;
   /** Keep every flush of so many milliseconds as a point that can be had back, or none (DD-0013). The head says so already. */
   retain(retainMs: number | null): void;
+  /** Of segments that are built from now on (DD-0017). The head says so already. */
+  compress(compression: Compression): void;
 }

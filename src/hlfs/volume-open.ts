@@ -86,6 +86,7 @@ export async function openVolumeWithReport(
     recoveredSeq: 0,
     mapCacheBytes,
     retainMs: head.value.retainMs ?? null,
+    compression: head.value.compression ?? 'none',
   };
   const recovered = await recoverLog(log, writerOptions);
   const { state } = recovered.writer;

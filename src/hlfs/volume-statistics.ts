@@ -2,7 +2,7 @@
 import type { DvceError } from '../base/index.ts';
 import type { ReadSources } from './block-source.ts';
 import type { Journal } from './journal.ts';
-import { type LogWriter, mappedBytes } from './log-writer.ts';
+import type { LogWriter } from './log-writer.ts';
 import type { Overlay } from './overlay.ts';
 import { blockBytes } from './pointer.ts';
 import type { Publisher } from './publisher.ts';
@@ -48,7 +48,7 @@ export function statisticsOf(parts: StatisticsParts): VolumeStatistics {
   );
   return {
     readOnlyReason: failure === null ? null : failure.message,
-    mappedBytes: mappedBytes(writer.map) + dirtyBytes,
+    mappedBytes: writer.map.mappedBlocks * blockBytes + dirtyBytes,
     storedBytes: writer.table.storedBytes,
     journalBytes: journal.lastSeq > writer.state.coveredSeq ? journal.usedBytes : 0,
     journalQuotaBytes: journal.quotaBytes,

@@ -36,7 +36,7 @@ import { PointExpiry } from './point-expiry.ts';
 import { blockBytes } from './pointer.ts';
 import { Publisher } from './publisher.ts';
 import { type Request, RequestQueue } from './request-queue.ts';
-import type { SnapshotDocument } from './schema.ts';
+import type { Compression, SnapshotDocument } from './schema.ts';
 import { segmentFlags } from './segment-format.ts';
 import { type VolumeSpace, volumeSpace } from './space.ts';
 import type {
@@ -230,12 +230,8 @@ export class Volume implements OpenVolume {
     const start = Math.ceil(offset / blockBytes) * blockBytes;
     const atEnd = offset + length === this.sizeBytes;
     const end = atEnd ? offset + length : Math.floor((offset + length) / blockBytes) * blockBytes;
-    if (end > start)
-      this.#push(
-        { kind: 'hole', offset: start, length: end - start, payload: null },
-        options,
-        done,
-      );
+    const whole = { kind: 'hole', offset: start, length: end - start, payload: null } as const;
+    if (end > start) this.#push(whole, options, done);
     else if (options.fua)
       this.flush(done); // nothing to trim, and still a sync point
     else done(this.#failure);
@@ -289,6 +285,10 @@ export class Volume implements OpenVolume {
     if (this.#closed !== null || this.#failure !== null) return;
     this.#publisher.reclaim();
     this.#expiry.watch();
+  }
+
+  compress(compression: Compression): void {
+    this.#writer.compression = compression;
   }
 
   retain(retainMs: number | null): void {

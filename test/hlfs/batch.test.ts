@@ -107,6 +107,7 @@ function chunksOf(data: readonly Buffer[], sums?: readonly number[]): Buffer {
     log: '018f0000-0000-7000-8000-000000000001' as never, // a log id
     ...{ number: 9, previous: 1, nonce: '00112233445566778899aabbccddeeff', epoch: 1 },
     ...{ incarnation: 1, firstSeq: 1, lastSeq: 2, flags: 0, rootSegment: 0, wallMs: 1, keyId: 0 },
+    features: 0,
   };
   const index = encodeIndex([{ kind: 'hole', block: 3, count: 77 }]);
   const { body } = encodeSegment({ header, data, sums, index, root: random.bytes(0) });

@@ -212,7 +212,12 @@ t.test('B-43 background work takes the share of time that guests do not notice',
 });
 
 t.test('small segments in front do not keep a large one out of a pass', async (t) => {
-  const row = (blocks: number, live: number) => ({ bytes: blocks * 4096, live, death: 0 });
+  const row = (blocks: number, live: number) => ({
+    bytes: blocks * 4096,
+    live,
+    liveBytes: live * 4096,
+    death: 0,
+  });
   const table = new SegmentTable(
     new Map([
       [1, row(48, 18)],

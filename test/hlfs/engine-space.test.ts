@@ -179,6 +179,7 @@ t.test(
                 {
                   bytes: blocks * 4096 + 5000,
                   live: isDead ? 0 : Math.min(live, blocks),
+                  liveBytes: isDead ? 0 : Math.min(live, blocks) * 4096,
                   death: isDead ? i + 2 : 0,
                 },
               ]),
@@ -456,6 +457,7 @@ function pretendSegments(store: SegmentStore, log: LogId, count: number): void {
         rootSegment: 0,
         wallMs: 1,
         keyId: 0,
+        features: 0,
       },
       data: [block],
       index: encodeIndex([

@@ -11,10 +11,11 @@ const root = new URL('../fixtures/', import.meta.url).pathname;
 /** Fixtures are never made anew. */
 const digests: Readonly<Record<string, string>> = {
   v1: 'c56ef213d3671f8ee80b035cff12f8d3316cf71a45f4416bfadfd07fd735e506',
+  'v1-zstd': 'ede3899a8f3442931bdea31aa0bca8559cc93db4fb6bcf8555b7c67f1e929488',
 };
 
 for (const version of readdirSync(root)
-  .filter((name) => /^v\d+$/.test(name))
+  .filter((name) => /^v\d+(-[a-z]+)?$/.test(name))
   .sort())
   t.test(
     `invariant 9: a store and a journal of format ${version} are read and written on`,

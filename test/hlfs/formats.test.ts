@@ -18,7 +18,7 @@ import {
   pieceChecksums,
   type RecordKind,
 } from '../../src/hlfs/journal-format.ts';
-import { checkRawPointer, rawBlockLength } from '../../src/hlfs/pointer.ts';
+import { checkPointer, rawBlockLength } from '../../src/hlfs/pointer.ts';
 import { decodeRoot, encodeRoot, type RootFacts } from '../../src/hlfs/root-format.ts';
 import { segmentKey } from '../../src/hlfs/schema.ts';
 import {
@@ -81,6 +81,16 @@ const runs: IndexRun[] = [
     oldSegments: [3, 4],
     oldOffsets: [4096, 8192],
   },
+  { kind: 'data', block: 9, offset: 4096, checksums: [5, 6, 7], lengths: [4096, 1, 3584] },
+  {
+    kind: 'relocation',
+    block: 12,
+    offset: 11_777,
+    checksums: [1, 2],
+    lengths: [17, 4096],
+    oldSegments: [7, 8],
+    oldOffsets: [4097, 4096],
+  },
   { kind: 'flushMark', seq: 2 ** 40 + 1, wallMs: 1_790_000_000_000, sizeBytes: 2 ** 44 },
   { kind: 'pages', offset: 4096, keys: [0, 3 * 2 ** 28] },
 ];
@@ -97,9 +107,11 @@ const facts: RootFacts = {
   leaseGranters: [],
 };
 const table = new Map([
-  [1, { bytes: 4096, live: 3, death: 0 }],
-  [8, { bytes: 0, live: 0, death: 9 }],
+  [1, { bytes: 4096, live: 3, liveBytes: 3 * 4096, death: 0 }],
+  [8, { bytes: 0, live: 0, liveBytes: 0, death: 9 }],
 ]);
+/** With compressed blocks in it. */
+const packedTable = new Map([...table, [9, { bytes: 9000, live: 2, liveBytes: 4113, death: 0 }]]);
 
 function segment(): { body: Buffer; header: SegmentHeader; data: Buffer } {
   const data = random.bytes(300 * 4096);
@@ -125,6 +137,7 @@ function segment(): { body: Buffer; header: SegmentHeader; data: Buffer } {
       rootSegment: 9,
       wallMs: 1_790_000_000_000,
       keyId: 0,
+      features: 0,
     },
     data: [data.subarray(0, 100 * 4096), data.subarray(100 * 4096)],
     index,
@@ -142,6 +155,7 @@ t.test('S6 a segment is decoded as it was encoded', async (t) => {
   const root = decodeRoot(encodeRoot(facts, table), 'x');
   t.same(root.facts, facts);
   t.same(root.table, table);
+  t.same(decodeRoot(encodeRoot(facts, packedTable), 'x').table, packedTable);
 });
 
 t.test('B-25 every wrong bit of a segment header is seen, and every length', async (t) => {
@@ -178,9 +192,8 @@ async function verdicts(body: Buffer, whole: SegmentHeader): Promise<Record<stri
       () =>
         new Promise<void>((resolve, reject) => {
           const first = crc32c(segmentBlock);
-          reader.readBlocks(9, segmentDataOffset, [first], block, (error) =>
-            error ? reject(error) : resolve(),
-          );
+          const run = { segment: 9, offset: segmentDataOffset, checksums: [first] };
+          reader.readBlocks(run, block, (error) => (error ? reject(error) : resolve()));
         }),
     ),
   };
@@ -338,11 +351,22 @@ t.test('S10 what is newer is refused by name', async (t) => {
 
 t.test('B-11 B-12 S7 a pointer with a codec or group that is not known is refused', async (t) => {
   t.equal(
-    codeOf(() => checkRawPointer(1, 4096, rawBlockLength)),
+    codeOf(() => checkPointer(1, 4096, rawBlockLength)),
     undefined,
   );
+  for (const length of [1, 17, 4095])
+    t.equal(
+      codeOf(() => checkPointer(1, 4099 + 2 ** 30, length)),
+      undefined,
+      `compressed to ${length}`,
+    );
   for (const [word1, word2] of [
     [4096 + 2 ** 30, rawBlockLength],
+    [4096 + 2 ** 30, 0],
+    [4096 + 2 ** 30, 8192],
+    [4096 + 2 ** 30 + 2 ** 26, 100],
+    [4096 + 2 ** 30, 100 + 2 ** 17],
+    [4096 + 3 * 2 ** 30, 100],
     [4096 + 2 ** 31, rawBlockLength],
     [4096 + 2 ** 26, rawBlockLength],
     [4096, rawBlockLength + 2 ** 17],
@@ -350,7 +374,7 @@ t.test('B-11 B-12 S7 a pointer with a codec or group that is not known is refuse
     [4096, 0],
   ] as const)
     t.equal(
-      codeOf(() => checkRawPointer(1, word1, word2)),
+      codeOf(() => checkPointer(1, word1, word2)),
       'SEGMENT_DAMAGED',
       `${word1} ${word2}`,
     );

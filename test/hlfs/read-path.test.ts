@@ -85,7 +85,7 @@ function heldWorld(blocks: number) {
 function ask(source: BlockSource, checksums: readonly number[]) {
   const target = Buffer.alloc(checksums.length * blockBytes);
   const outcome: { error?: DvceError | null; target: Buffer } = { target };
-  source.read(7, 0, checksums, target, (error) => {
+  source.read({ segment: 7, offset: 0, checksums }, target, (error) => {
     outcome.error = error;
   });
   return outcome;

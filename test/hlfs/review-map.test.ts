@@ -2,6 +2,7 @@
 import t from 'tap';
 import { crc32c, type Random, seededRandom } from '../../src/base/index.ts';
 import { BlockMap } from '../../src/hlfs/map.ts';
+import type { StoredRun } from '../../src/hlfs/pointer.ts';
 import type { SegmentReader } from '../../src/hlfs/segments.ts';
 
 const leaves = 300;
@@ -19,9 +20,7 @@ class Pages {
   }
 
   readBlocks(
-    segment: number,
-    offset: number,
-    checksums: readonly number[],
+    { segment, offset, checksums }: StoredRun,
     target: Buffer,
     done: (error: Error | null) => void,
   ): void {
@@ -89,7 +88,7 @@ for (const seed of [1, 2])
         if (random.below(12) === 0) await clear(block, 1 + random.below(1500));
         else {
           everSet.set(block, (everSet.get(block) ?? new Set()).add(segment));
-          await map.setBlocks(block, segment, 4096, [segment]);
+          await map.setBlocks(block, { segment, offset: 4096, checksums: [segment] });
           model.set(block, segment);
         }
         if (map.dirtyPages > 20) await writeRoot();
@@ -143,7 +142,7 @@ t.test(
     const blocks = Array.from({ length: 40 }, (_, i) => i * 65_536);
     let segment = 1;
     for (const [i, block] of blocks.entries()) {
-      await map.setBlocks(block, 1, 4096, [block]);
+      await map.setBlocks(block, { segment: 1, offset: 4096, checksums: [block] });
       if (i % 10 !== 9) continue;
       const { segments, commit } = await map.store(segment + 1, 4096, turn);
       segments.forEach(({ images }, at) => {
@@ -160,7 +159,7 @@ t.test(
         t.equal(await lookUp(map, used), 1);
         await lookUp(map, block);
       }
-    await map.setBlocks(used, 2, 4096, [used]);
+    await map.setBlocks(used, { segment: 2, offset: 4096, checksums: [used] });
     pages.isOpen = false;
     await pumping;
     t.equal(await lookUp(map, used), 2, 'it was changed');

@@ -9,7 +9,9 @@ import {
 } from '../../src/base/index.ts';
 import type { NodeContext } from '../../src/blockd/node-context.ts';
 import { createSnapshotSet } from '../../src/blockd/snapshot-set.ts';
+import { directCompressor } from '../../src/hlfs/compression.ts';
 import {
+  type BlockCompressor,
   BuildBudget,
   createVolume,
   deleteVolume,
@@ -56,10 +58,28 @@ export const engine = ({ logger, options }: EngineOptions = {}): SimTargetMaker 
       const program = new EngineProgram(host, () => {}, chosen, logger);
       await program.start();
       const { blockBytes, journalBytes, sizeBytes } = chosen;
-      await createVolume(program.context, pathOf(0), { sizeBytes, blockBytes, journalBytes });
+      const compression = chosen.compression === 'zstd' ? 'zstd' : 'none';
+      const shape = { sizeBytes, blockBytes, journalBytes, compression } as const;
+      await createVolume(program.context, pathOf(0), shape);
     },
     boot: (host, note) => new EngineProgram(host, note, chosen, logger),
   };
+};
+
+/** Stamps compress all; every third block shall be as if it did not. */
+const partCompressor: BlockCompressor = {
+  async pack(blocks, sums) {
+    const chosen = sums.flatMap((sum, i) => (sum % 3 === 0 ? [] : [i]));
+    const packed = await directCompressor.pack(
+      chosen.map((i) => blocks[i] ?? Buffer.alloc(0)),
+      chosen.map((i) => sums[i] ?? 0),
+    );
+    const lengths = blocks.map(() => 0);
+    chosen.forEach((i, at) => {
+      lengths[i] = packed.lengths[at] ?? 0;
+    });
+    return { lengths, bytes: packed.bytes };
+  },
 };
 
 /** By host: what the segment watch remembers over reboots. */
@@ -144,6 +164,7 @@ class EngineProgram implements SimProgram {
       journalDirectory,
       reads: smallReads(),
       builds: new BuildBudget(limits.keptPayloadBytes),
+      compressor: partCompressor,
     };
   }
 

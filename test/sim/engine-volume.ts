@@ -56,6 +56,7 @@ export class EngineVolume implements SimTarget {
   readonly #path: string;
   #volume: OpenVolume | undefined;
   #holds = 0;
+  #isPacking = false;
   #clones = 0;
 
   constructor(parts: EngineVolumeParts) {
@@ -80,7 +81,14 @@ export class EngineVolume implements SimTarget {
   async open(): Promise<void> {
     const { id, head } = await getVolume(this.#context, this.#path);
     this.#volume = await openVolume(this.#context, id);
+    this.#changeCompression();
     if (Number(head.sizeBytes) < this.#parts.options.sizeBytes) await this.#grow();
+  }
+
+  #changeCompression(): void {
+    if (this.#parts.options.compression !== 'changing') return;
+    this.#isPacking = !this.#isPacking;
+    this.device.compress(this.#isPacking ? 'zstd' : 'none');
   }
 
   async #target(): Promise<{ id: VolumeId; path: string }> {
@@ -95,6 +103,7 @@ export class EngineVolume implements SimTarget {
   }
 
   publish(): Promise<void> {
+    this.#changeCompression();
     return this.device.publishAll();
   }
 

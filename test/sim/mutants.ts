@@ -133,8 +133,20 @@ export const mutants: readonly Mutant[] = [
   {
     name: 'B-25 blocks of segments are not compared with their checksums',
     file: 'src/hlfs/segments.ts',
-    find: 'else if (crc32c(target) === joinChecksums(checksums)) done(null);',
-    replace: 'else if (checksums.length > 0) done(null);',
+    find: 'else if (crc32c(target) === joinChecksums(run.checksums)) done(null);',
+    replace: 'else if (run.checksums.length > 0) done(null);',
+  },
+  {
+    name: 'B-11 blocks that are moved are taken for raw ones',
+    file: 'src/hlfs/cleaner.ts',
+    find: 'lengths.every((length) => length === blockBytes) ? run : { ...run, lengths },',
+    replace: 'lengths.length > 0 ? run : { ...run, lengths },',
+  },
+  {
+    name: 'compressed blocks have no checksum of their own in the index',
+    file: 'src/hlfs/compression.ts',
+    find: 'this.#stored.push(crc32c(bytes.subarray(start, start + length)));',
+    replace: 'this.#stored.push(this.#checksums[this.#lengths.length] ?? 0);',
   },
   {
     name: 'G3 forks are not counted when segments go',

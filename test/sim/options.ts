@@ -6,6 +6,7 @@
  * The limits are one table of the process, so one simulation runs at a time.
  */
 import { KiB, type LimitName, limits, MiB } from '../../src/base/index.ts';
+import type { Compression } from '../../src/hlfs/index.ts';
 
 export interface SimOptions {
   readonly name: string;
@@ -13,6 +14,8 @@ export interface SimOptions {
   readonly blockBytes: 512 | 4096;
   readonly journalBytes: number;
   readonly sizeBytes: number;
+  /** `changing`: another one at every opening and publishing. */
+  readonly compression?: Compression | 'changing';
 }
 
 const smallLimits = {
@@ -96,6 +99,20 @@ export const optionSets: readonly SimOptions[] = [
   varied('short records', { recordPayloadBytes: 4 * KiB, unsyncedBytes: 32 * KiB }),
   varied('many tombstones', { tombstoneBlocksMin: 1, overlayTombstones: 64 }),
   varied('whole blocks', {}, { blockBytes: 4096 }),
+  varied('compressed', {}, { compression: 'zstd' }),
+  varied(
+    'compression changes, eager cleaning',
+    {
+      cleanLivePercent: 98,
+      cleanFreedBytesMin: 8 * KiB,
+      cleanStoredBytesMin: 8 * KiB,
+      cleanForcedPercent: 90,
+      reclaimBytesMin: 4 * KiB,
+      reclaimDelayMs: 50,
+      segmentDataBytes: 128 * KiB,
+    },
+    { compression: 'changing' },
+  ),
 ];
 
 /** The limits as they ship. */

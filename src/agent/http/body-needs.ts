@@ -53,9 +53,9 @@ const below = (prefix: string, fields: Readonly<Record<string, Kind>>): Record<s
 
 /** Operation -> field -> what it names. */
 const fields: Readonly<Record<string, Readonly<Record<string, Kind>>>> = {
-  createVolume: { path: 'volume' },
+  createVolume: { path: 'volume', compression: 'plain' },
   cloneVolume: { path: 'volume', source: 'source' },
-  updateVolume: { path: 'volume' },
+  updateVolume: { path: 'volume', compression: 'plain' },
   createSnapshot: { name: 'plain' },
   createSnapshotSet: { name: 'plain', 'volumes[]': 'volume' },
   restoreVolume: { what: 'trashed', to: 'volume' },
@@ -73,6 +73,7 @@ const fields: Readonly<Record<string, Readonly<Record<string, Kind>>>> = {
     sha256: 'plain',
     sha512: 'plain',
     format: 'plain',
+    compression: 'plain',
   },
   createVm: {
     name: 'vm',

@@ -41,3 +41,14 @@ export const labels = Type.Record(
     description: 'Free words of the operator, for finding things again.',
   },
 );
+
+export const retainMs = Type.Integer({
+  minimum: limits.retainMsMin,
+  maximum: limits.retainMsMax,
+  description: 'Keep every flush for so many milliseconds as a point in time.',
+});
+
+export const compression = word(
+  ['none', 'zstd'],
+  'What becomes of blocks on their way to the store from now on; what is there stays as it is.',
+);

@@ -60,6 +60,9 @@ export const ImageImport = Type.Object(
     format: Type.Optional(word(formats, 'Found out when not given.')),
     labels: Type.Optional(labels),
     protected: Type.Optional(Type.Boolean({ description: 'It cannot be deleted.' })),
+    compression: Type.Optional(
+      word(['none', 'zstd'], 'How its content is stored; its clones inherit it. None when absent.'),
+    ),
   },
   closed,
 );

@@ -3,11 +3,13 @@ import Type, { type Static } from 'typebox';
 import { limits } from '../../base/limits.ts';
 import {
   closed,
+  compression,
   labels,
   nameText,
   nullable,
   pathText,
   ref,
+  retainMs,
   sizeBytes,
   timestamp,
   word,
@@ -74,6 +76,9 @@ export const VolumeSpace = Type.Object(
   {
     logicalBytes: count('Size that the guest sees.'),
     mappedBytes: count('Bytes of blocks that the published content has; the rest are holes.'),
+    mappedStoredBytes: Type.Optional(
+      count('What those blocks take in the store, wherever they lie: fewer where compressed.'),
+    ),
     uniqueBytes: count('Stored bytes that only its content needs.'),
     sharedBytes: count('Bytes that its content has in common with other volumes.'),
     borrowedBytes: count('Those of the shared bytes that lie in segments of other volumes.'),
@@ -100,12 +105,6 @@ export const PointRange = Type.Object(
   },
   { $id: 'PointRange', description: 'Points in time of a volume.' },
 );
-
-const retainMs = Type.Integer({
-  minimum: limits.retainMsMin,
-  maximum: limits.retainMsMax,
-  description: 'Keep every flush for so many milliseconds as a point in time.',
-});
 
 const heldBy = nullable(
   Type.Object({
@@ -151,6 +150,7 @@ export const Volume = Type.Object(
         description: 'For so long every flush is kept as a point in time; null: none is.',
       }),
     ),
+    compression: Type.Optional(compression),
     points: Type.Optional(
       nullable(ref(PointRange), {
         description: 'What is kept; in the answer about one volume.',
@@ -190,6 +190,7 @@ export const VolumeCreate = Type.Object(
     journalBytes: Type.Optional(sizeBytes('Journal quota.')),
     limits: Type.Optional(RateLimitsChange),
     retainMs: Type.Optional(retainMs),
+    compression: Type.Optional(compression),
   },
   closed,
 );
@@ -204,6 +205,7 @@ export const VolumeUpdate = Type.Object(
     retainMs: Type.Optional(
       nullable(retainMs, { description: 'null: keep no points in time any more.' }),
     ),
+    compression: Type.Optional(compression),
   },
   { ...closed, minProperties: 1 },
 );

@@ -3,6 +3,7 @@ import { existsSync } from 'node:fs';
 import { resolve } from 'node:path';
 import type { Image, ImageImport } from '../../api/index.ts';
 import { DvceError } from '../../base/errors.ts';
+import { compressionGiven } from '../compression.ts';
 import { confirm, dryRun, unlessMissing } from '../confirm.ts';
 import { follow } from '../follow.ts';
 import { labels, orDash, size, time, yesNo } from '../format.ts';
@@ -81,6 +82,7 @@ export const importImage: Run = async (context, given) => {
       ...(isFormat(format) ? { format } : {}),
       ...(added === undefined ? {} : { labels: added }),
       ...(given.flag('protect') ? { protected: true } : {}),
+      ...compressionGiven(given),
     });
     if ((await follow(context, given, begun, { cancelOnInterrupt: true })) === undefined) return;
   } catch (error) {

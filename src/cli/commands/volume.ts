@@ -1,6 +1,7 @@
 /** `dvce volume ...` */
 import type { Volume } from '../../api/index.ts';
 import { formatDuration, parseDuration } from '../../base/units.ts';
+import { compressionGiven } from '../compression.ts';
 import { confirm, dryRun, type Step, unlessExists, unlessMissing } from '../confirm.ts';
 import type { Context } from '../context.ts';
 import { labels, orDash, size, time, yesNo } from '../format.ts';
@@ -28,11 +29,20 @@ function facts(volume: Volume): readonly (readonly [string, string])[] {
     ['snapshots', `${volume.snapshots}`],
     ...(volume.scrub === undefined ? [] : [['scrubbed', scrubbed(volume.scrub)] as const]),
     ...pointFacts(volume),
+    ['compression', compressionText(volume)],
     ['epoch', volume.epoch],
     ...space(volume),
     ['open', yesNo(open !== null)],
     ...(open === null ? [] : activity(open)),
   ];
+}
+
+/** What it is set to, and what came of it. */
+function compressionText({ compression = 'none', space: taken }: Volume): string {
+  const { mappedBytes = 0, mappedStoredBytes = mappedBytes } = taken ?? {};
+  if (mappedStoredBytes >= mappedBytes) return compression;
+  const ratio = (mappedBytes / mappedStoredBytes).toFixed(2);
+  return `${compression}: ${size(mappedBytes)} in ${size(mappedStoredBytes)}, ${ratio} to 1`;
 }
 
 function space({ space: taken }: Volume): readonly (readonly [string, string])[] {
@@ -142,6 +152,7 @@ export const create: Run = async ({ api, output, ...context }, given) => {
         ...(block === undefined ? {} : { blockBytes: block === '4096' ? 4096 : 512 }),
         ...(journalBytes === undefined ? {} : { journalBytes }),
         ...(retainMs == null ? {} : { retainMs }),
+        ...compressionGiven(given),
         ...(given_labels === undefined ? {} : { labels: given_labels }),
         ...(limits === undefined ? {} : { limits }),
         ...(given.flag('protect') ? { protected: true } : {}),
@@ -231,7 +242,8 @@ export const update: Run = async ({ api, output }, given) => {
   const kept = given.choice('protect');
   const limits = limitsGiven(given);
   const retainMs = retainOf(given);
-  const changes = [added, kept, limits, retainMs];
+  const compression = compressionGiven(given);
+  const changes = [added, kept, limits, retainMs, compression.compression];
   if (!clear && changes.every((change) => change === undefined))
     throw usageError(
       'the command',
@@ -244,11 +256,12 @@ export const update: Run = async ({ api, output }, given) => {
     ...(kept === undefined ? {} : { protected: kept }),
     ...(limits === undefined ? {} : { limits }),
     ...(retainMs === undefined ? {} : { retainMs }),
+    ...compression,
   });
   output.changed(
     volume,
     volume.path,
-    `Volume ${volume.path}: labels ${labels(volume.labels)}, ${volume.protected ? 'protected' : 'not protected'}, limits ${limitsText(volume.limits)}, ${retention(volume)}.`,
+    `Volume ${volume.path}: labels ${labels(volume.labels)}, ${volume.protected ? 'protected' : 'not protected'}, limits ${limitsText(volume.limits)}, ${retention(volume)}, compression ${volume.compression ?? 'none'}.`,
   );
 };
 

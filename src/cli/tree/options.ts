@@ -37,6 +37,11 @@ export const rateLimits: readonly OptionSpec[] = [
     kind: 'texts',
   },
 ];
+export const compression: OptionSpec = {
+  flags: '--compression <how>',
+  text: 'how blocks are stored from now on; inherited by clones',
+  choices: ['none', 'zstd'],
+};
 export const noLimits: OptionSpec = { flags: '--no-limits', text: 'take all limits away first' };
 export const protect: OptionSpec = { flags: '--protect', text: 'refuse to delete it' };
 export const noProtect: OptionSpec = { flags: '--no-protect', text: 'allow to delete it' };

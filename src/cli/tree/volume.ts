@@ -37,6 +37,7 @@ export const volume: NounSpec = {
         { flags: '--journal <size>', text: 'quota of its journal', kind: 'size' },
         ...option.rateLimits,
         retain,
+        option.compression,
         option.label,
         option.protect,
         option.ifNotExists,
@@ -44,6 +45,7 @@ export const volume: NounSpec = {
       examples: [
         'dvce volume create /prod/db --size 10GiB',
         'dvce volume create /prod/ledger --size 10GiB --retain 24h',
+        'dvce volume create /prod/logs --size 10GiB --compression zstd',
         'dvce volume create /prod/web --size 4GiB --block 4096 --label team=shop',
         'dvce volume create /prod/db --size 10GiB --if-not-exists',
         'dvce volume create /prod/slow --size 1GiB --iops 500 --bandwidth 20MiB',
@@ -101,12 +103,13 @@ export const volume: NounSpec = {
     },
     {
       name: 'update',
-      summary: 'change labels, protection, limits and the window of points in time of a volume',
+      summary: 'change labels, protection, limits, points in time and compression of a volume',
       details:
-        'All of it holds at once, also for a guest that is using the volume; what is not named stays as it is.',
+        'All of it holds at once, also for a guest that is using the volume; what is not named stays as it is. Compression is of what is written from now on.',
       arguments: [path],
       options: [
         retain,
+        option.compression,
         option.label,
         { flags: '--no-labels', text: 'remove all labels first' },
         option.protect,
@@ -122,6 +125,7 @@ export const volume: NounSpec = {
         'dvce volume update /prod/db --no-limits',
         'dvce volume update /prod/db --retain 24h',
         'dvce volume update /prod/db --retain off',
+        'dvce volume update /prod/db --compression zstd',
       ],
       run: async () => (await load()).update,
     },
