@@ -6,6 +6,7 @@ export * from './clock.ts';
 export * from './crc32c.ts';
 export * from './errors.ts';
 export * from './files.ts';
+export { isHostThis, leadsHere, lookupElsewhere } from './host-addresses.ts';
 export * from './ids.ts';
 export { type JsonSchema, Type } from './json-schema.ts';
 export * from './limits.ts';

@@ -4,11 +4,21 @@
  * Invariants: at most `limits.redirectsMax` redirects, never from https to http, never to another scheme; no more bytes than
  * `limits.downloadBytesMax`, whatever the server announces; a server that sends less than `limits.downloadWindowBytesMin`
  * within `limits.downloadIdleMs` ends it; a body shorter than announced is an error, never a short image. A part is taken
- * only when it is the part that was asked for, of the file that was asked for.
+ * only when it is the part that was asked for, of the file that was asked for. Neither a name nor a redirect leads to this host,
+ * unless the address that was given is one of it.
  */
 import { request as httpRequest, type IncomingMessage } from 'node:http';
 import { request as httpsRequest } from 'node:https';
-import { DvceError, formatSize, limits, systemCode, type Timers } from '../base/index.ts';
+import {
+  DvceError,
+  formatSize,
+  isHostThis,
+  leadsHere,
+  limits,
+  lookupElsewhere,
+  systemCode,
+  type Timers,
+} from '../base/index.ts';
 
 /** From where to go on: the part may only be of the file that had this validator. */
 export interface Resume {
@@ -70,8 +80,10 @@ export async function openDownload(
 ): Promise<Download> {
   let url = parseUrl(source);
   const name = publicName(source);
+  const mayBeHere = isHostThis(url.hostname);
   for (let hops = 0; hops <= limits.redirectsMax; hops += 1) {
-    const response = await get(url, timers, signal, resume);
+    if (!mayBeHere && isHostThis(url.hostname)) throw leadsHere(url.hostname);
+    const response = await get(url, mayBeHere, timers, signal, resume);
     const location = redirect(response);
     if (location === undefined) return accept(response, name, timers, resume);
     response.destroy();
@@ -85,6 +97,7 @@ export async function openDownload(
 
 function get(
   url: URL,
+  mayBeHere: boolean,
   timers: Timers,
   signal: AbortSignal,
   resume: Resume | undefined,
@@ -98,6 +111,7 @@ function get(
     const outgoing = send(url, {
       signal,
       agent: false,
+      ...(mayBeHere ? {} : { lookup: lookupElsewhere }),
       headers: { 'user-agent': 'dvce', accept: '*/*', 'accept-encoding': 'identity', ...part },
     });
     const timer = timers.after(limits.downloadIdleMs, () => {

@@ -5,7 +5,14 @@
  * requests that may run twice are made here (reads; writes of one task to places of its own). A server that stays away for
  * limits.imageReconnectMs fails the task, and so does one that comes back with another size.
  */
-import { DvceError, limits, sleep, type Timers } from '../base/index.ts';
+import {
+  DvceError,
+  isHostThis,
+  limits,
+  lookupElsewhere,
+  sleep,
+  type Timers,
+} from '../base/index.ts';
 import { connectNbd, type Extent, type NbdClient, type NbdClientOptions } from '../nbd/index.ts';
 
 export interface NbdPlace {
@@ -38,8 +45,9 @@ export class SteadyClient {
 
   static async open(place: NbdPlace, options: SteadyOptions): Promise<SteadyClient> {
     const { timers, signal } = options;
-    const first = await connectNbd({ ...place, timers, signal });
-    return new SteadyClient(place, options, first);
+    const asked = { ...place, address: asGiven(place.address) };
+    const first = await connectNbd({ ...asked, timers, signal });
+    return new SteadyClient(asked, options, first);
   }
 
   /** null: only zeros. */
@@ -134,6 +142,10 @@ export class SteadyClient {
     }
   }
 }
+
+/** A name does not lead to this host, unless it says so. */
+const asGiven = (address: NbdPlace['address']): NbdPlace['address'] =>
+  'path' in address || isHostThis(address.host) ? address : { ...address, lookup: lookupElsewhere };
 
 /** A cancelled task does not wait for a server that may never answer. */
 function exchange<T>(

@@ -1,5 +1,5 @@
 /** Connecting to an NBD server: TCP or unix socket, TLS, negotiation; one deadline over all of it. */
-import { connect, type Socket } from 'node:net';
+import { connect, type LookupFunction, type Socket } from 'node:net';
 import { connect as connectTls } from 'node:tls';
 import { DvceError, limits, type Timers, toDvceError } from '../base/index.ts';
 import { NbdClient } from './client.ts';
@@ -13,7 +13,10 @@ import {
 
 export interface NbdClientOptions {
   /** Unix socket, or host and port. */
-  readonly address: { readonly path: string } | { readonly host: string; readonly port: number };
+  readonly address:
+    | { readonly path: string }
+    /** `lookup`: in place of `dns.lookup`. */
+    | { readonly host: string; readonly port: number; readonly lookup?: LookupFunction };
   readonly exportName: string;
   readonly timers: Timers;
   /** Speak TLS, with the authority that signed the server and, where it asks for one, a certificate of our own (PEM). */

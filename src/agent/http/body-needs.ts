@@ -5,7 +5,7 @@
  * file of this host), so it needs the role on `/`, and of another host, when it looks like a file, an administrator. Labels name
  * nothing. test/agent/http/body-needs.test.ts compares the table with the bodies of all routes.
  */
-import { asVolumePath, checkName, isUuid, parseSource } from '../../base/index.ts';
+import { asVolumePath, checkName, isHostThis, isUuid, parseSource } from '../../base/index.ts';
 import type { Need, Role } from '../access.ts';
 
 /**
@@ -115,10 +115,7 @@ const everything = (role: Role): Need => ({ role, path: '/' });
 function isOfThisHost(text: string): boolean {
   if (text.startsWith('/') || /^(file|nbd\+unix):/i.test(text)) return true;
   const host = /^[a-z][a-z0-9+.-]*:\/\/(?:[^/@]*@)?(\[[^\]]*\]|[^/:?#]*)/i.exec(text)?.[1];
-  return (
-    host !== undefined &&
-    /^(localhost|.*\.localhost|127\.[\d.]*|0[\d.]*|\[(::1|::|::ffff:127\..*)\])$/i.test(host)
-  );
+  return host !== undefined && isHostThis(host);
 }
 
 type Text = readonly [field: string, text: string];
