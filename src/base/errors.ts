@@ -242,6 +242,13 @@ export const errorTable = {
     'EIO',
     'failed',
   ),
+  JOURNAL_FOREIGN: row(
+    'the journal of {name} is another one: {reason}',
+    'Put the right one back. If it is lost, move this one away, then: dvce volume recover {name} --accept-loss',
+    500,
+    'EIO',
+    'failed',
+  ),
   DOCUMENT_DAMAGED: row(
     'document {name} cannot be read: {reason}',
     'Run: dvce volume check; bring the store directory back from a copy.',

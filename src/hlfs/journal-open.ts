@@ -8,12 +8,15 @@
  * Invariants:
  * - the incarnation is raised and durable before anything of it is written anywhere (J2, R1);
  * - every slot is allocated and zero-written, and its name durable, before the volume serves (J8);
- * - a store that has less than this node saw is refused (S4).
+ * - a store that has less than this node saw is refused (S4);
+ * - a journal of another volume is refused before anything in its directory is changed.
  */
 import {
+  asLogId,
   crc32c,
   DvceError,
   dataSync,
+  isUuid,
   type LogId,
   limits,
   randomUuid,
@@ -22,10 +25,13 @@ import {
   type VolumeId,
   writeFully,
 } from '../base/index.ts';
+import { readLog } from './catalog-documents.ts';
 import type { HlfsContext } from './context.ts';
 import type { Slot } from './journal-slot.ts';
 
 export interface JournalState {
+  /** Whose journal it is; one that was written first by an early release does not say. */
+  readonly volume?: string;
   readonly incarnation: number;
   readonly log: string;
   /** Highest segment of `log` that this node knows to exist. */
@@ -78,7 +84,7 @@ export async function writeJournalState(
   const directory = directoryOf(context, volume);
   const temporary = `${directory}/state.new`;
   if ((await context.files.stat(temporary)) !== undefined) await context.files.remove(temporary);
-  const line = Buffer.from(JSON.stringify(state));
+  const line = Buffer.from(JSON.stringify({ ...state, volume }));
   const file = context.files.openSync(temporary, 'create');
   try {
     await writeFully(file, [line, Buffer.from(`\n${crc32c(line).toString(16)}\n`)], 0);
@@ -202,6 +208,28 @@ export async function releaseSlots(
     );
     pooled += 1;
   }
+}
+
+/**
+ * Somebody put the journal of another volume, or of another store, in the place of this one's. Nothing of it may be overwritten: it
+ * may be the only copy of what was flushed to that other volume. Accepting a loss here is no reason to lose something there.
+ * @throws JOURNAL_FOREIGN
+ */
+export async function refuseForeignJournal(
+  context: HlfsContext,
+  volume: VolumeId,
+  state: JournalState | undefined,
+): Promise<void> {
+  if (state === undefined) return;
+  const owner = state.volume ?? (await ownerOf(context, state.log)) ?? volume;
+  if (owner === volume) return;
+  const reason = `${directoryOf(context, volume)} is that of volume ${owner}`;
+  throw new DvceError('JOURNAL_FOREIGN', { name: volume, reason });
+}
+
+/** Of a log that exists in this store. */
+async function ownerOf(context: HlfsContext, log: string): Promise<VolumeId | undefined> {
+  return isUuid(log) ? (await readLog(context, asLogId(log)))?.value.volume : undefined;
 }
 
 /** S4: the store must have what this node saw. */

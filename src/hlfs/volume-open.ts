@@ -22,6 +22,7 @@ import {
   type JournalState,
   makeJournalDirectory,
   readJournalState,
+  refuseForeignJournal,
   refuseOlderStore,
   releaseSlots,
   writeJournalState,
@@ -69,6 +70,7 @@ export async function openVolumeWithReport(
   refuseUnknownFeatures(found);
   await makeJournalDirectory(context, id);
   const before = await readJournalState(context, id);
+  await refuseForeignJournal(context, id, before);
   let incarnation = (before?.incarnation ?? 0) + 1;
   // R1: durable before anything else happens in its name.
   // A volume that nobody ever opened starts its journal here; of any other the log's name says that the journal is missing.
