@@ -84,7 +84,7 @@ export const snapshot: NounSpec = {
       name: 'rollback',
       summary: 'set a volume back to a snapshot',
       details:
-        'What was written since is given up; all snapshots stay. Refused while a guest uses the volume.',
+        'What was written since is given up, and with it the points in time that --retain kept: make a snapshot of one that you may need (dvce volume at). All snapshots stay. Refused while a guest uses the volume.',
       arguments: [source],
       options: [option.dryRun, option.yes],
       examples: [
