@@ -63,6 +63,10 @@ const sampleNeighbours = 8;
  */
 const noiseValuesMin = 88;
 
+/** So many blocks of noise one after the other, and from then on only one of so many is looked at. */
+const noiseLookedAt = 16;
+const noiseStep = 8;
+
 /** Which look saw a value last. */
 const seen = new Uint32Array(256);
 let look = 0;
@@ -118,6 +122,8 @@ class Packing {
   /** Not packed yet, in order, and those of them that may be. */
   #window: Block[] = [];
   #chosen: number[] = [];
+  /** Blocks since the last one that was no noise. */
+  #noise = 0;
 
   constructor(runs: readonly IndexRun[]) {
     this.#checksums = runs.flatMap((run) => (run.kind === 'data' ? run.checksums : []));
@@ -129,9 +135,17 @@ class Packing {
 
   add(block: Block): void {
     const isSound = this.#checksums[this.#lengths.length + this.#window.length] === block.sum;
-    if (isSound && !looksLikeNoise(block.buffer, block.start))
-      this.#chosen.push(this.#window.length);
+    if (isSound && this.#mayPay(block)) this.#chosen.push(this.#window.length);
     this.#window.push(block);
+  }
+
+  /** Where one noise follows the other, only a few of them are looked at: the price is some blocks where it ends. */
+  #mayPay({ buffer, start }: Block): boolean {
+    this.#noise += 1;
+    if (this.#noise > noiseLookedAt && this.#noise % noiseStep !== 0) return false;
+    if (looksLikeNoise(buffer, start)) return false;
+    this.#noise = 0;
+    return true;
   }
 
   async pack(compressor: BlockCompressor): Promise<void> {

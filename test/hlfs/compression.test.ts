@@ -151,6 +151,26 @@ t.test(
   },
 );
 
+t.test('behind much noise what compresses is found again soon', async (t) => {
+  const data = [noise(200 * blockBytes), Buffer.from(text(40 * blockBytes))];
+  const sums = data.flatMap((piece) =>
+    Array.from({ length: piece.byteLength / blockBytes }, (_, i) =>
+      crc32c(piece.subarray(i * blockBytes, (i + 1) * blockBytes)),
+    ),
+  );
+  const runs = [{ kind: 'data' as const, block: 0, offset: 4096, checksums: sums }];
+  const [run] = (await packBatch({ data, sums, runs }, directCompressor)).runs;
+  const lengths = run?.kind === 'data' ? (run.lengths ?? []) : [];
+  t.ok(
+    lengths.slice(0, 200).every((length) => length === blockBytes),
+    'the noise',
+  );
+  t.ok(
+    lengths.slice(208).every((length) => length < blockBytes),
+    'from the ninth block on',
+  );
+});
+
 t.test('a block whose rest is lost keeps the checksum that cannot fit', async (t) => {
   const block = Buffer.concat([text(blockBytes), text(blockBytes)]);
   const sums = [crc32c(block.subarray(0, blockBytes)), crc32c(block.subarray(blockBytes))];
