@@ -169,7 +169,7 @@ export const ruleGroups: readonly RuleGroup[] = [
       ),
       rule(
         'G4',
-        'cleaning',
+        'now',
         'Promoting and flattening swap the right to delete in steps that can each be repeated after a crash.',
       ),
       rule(

@@ -37,7 +37,10 @@ export const scenarios: readonly Scenario[] = [
     10,
     'Rollback, writes, deletion of the snapshot, and a crash with old tails; shrink and grow.',
   ),
-  now(11, 'Cloning against deletion of the snapshot and of the clone in the middle.'),
+  now(
+    11,
+    'Cloning against deletion of the snapshot, flattening, and deletion of the clone in the middle.',
+  ),
   later(12, 'The store is away for half an hour.'),
   now(13, 'Replies of the store are lost, for uploads and for renames.'),
   later(14, 'Every process dies at every step of a migration.'),

@@ -155,6 +155,7 @@ export class ApiClient {
     check: (path: string, body: { repair?: boolean } = {}) =>
       this.#send<Operation>('POST', `${urls.volume(path)}/check`, body),
     flatten: (path: string) => this.#send<Operation>('POST', `${urls.volume(path)}/flatten`, {}),
+    promote: (path: string) => this.#send<Operation>('POST', `${urls.volume(path)}/promote`, {}),
     points: (
       path: string,
       query: {

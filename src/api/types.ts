@@ -67,6 +67,7 @@ export type {
   VolumeCreate,
   VolumeFlattened,
   VolumeMap,
+  VolumePromoted,
   VolumeRecovery,
   VolumeResize,
   VolumeUpdate,

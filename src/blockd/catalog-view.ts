@@ -55,6 +55,8 @@ export class CatalogView {
   #places: readonly Named[] | undefined;
   readonly #volumes = new Map<VolumeId, Known>();
   readonly #volumeOfLog = new Map<string, VolumeId>();
+  /** Logs with snapshots of several volumes. */
+  readonly #common = new Set<string>();
   /** Rises with every change; what was read across one is not kept. */
   #changes = 0;
 
@@ -82,6 +84,7 @@ export class CatalogView {
     if (kind === 'volumes') this.#volumes.delete(id as VolumeId);
     const volume = kind === 'logs' && part === 'snap' ? this.#volumeOfLog.get(id) : undefined;
     if (volume !== undefined) this.#volumes.delete(volume);
+    if (kind === 'logs' && part === 'snap' && this.#common.has(id)) this.#volumes.clear();
     // A set decides about snapshots of several logs at once.
     if (kind === 'sets') this.#volumes.clear();
   }
@@ -93,6 +96,7 @@ export class CatalogView {
     this.#places = undefined;
     this.#volumes.clear();
     this.#volumeOfLog.clear();
+    this.#common.clear();
   }
 
   /** Somebody read this volume afresh. */
@@ -143,6 +147,7 @@ export class CatalogView {
     if (before === this.#changes) {
       this.#volumes.set(id, known);
       for (const log of head.value.logs) this.#volumeOfLog.set(log, id);
+      for (const log of head.value.snapshotLogs ?? []) this.#common.add(log);
     }
     return known;
   }

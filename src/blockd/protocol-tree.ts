@@ -1,4 +1,4 @@
-/** The control protocol on what volumes have in common: flatten (DD-0018). */
+/** The control protocol on what volumes have in common: flatten, promote (DD-0018). */
 
 /** What needs the logs that a flattened volume was forked from. */
 export interface BaseHolders {
@@ -14,6 +14,16 @@ export interface TreeMethods<VolumeInfo> {
   'volume.flatten': {
     params: { path: string };
     result: { copiedBytes: number; heldBy: BaseHolders | null; volume: VolumeInfo };
+  };
+  /** The volume takes over what it was cloned from, which becomes a clone of it. */
+  'volume.promote': {
+    params: { path: string };
+    result: { snapshots: string[]; volume: VolumeInfo; parent: VolumeInfo };
+  };
+  /** What a promote would do now; `parentMoves`: the parent must not be in use for it. */
+  'volume.promote-plan': {
+    params: { path: string };
+    result: { parent: string; snapshot: string; snapshots: string[]; parentMoves: boolean };
   };
   /** What a flatten would do now. */
   'volume.flatten-plan': {

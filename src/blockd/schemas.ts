@@ -137,6 +137,8 @@ export const paramSchemas: Readonly<Record<ControlMethod, JsonSchema>> = {
   'volume.check': closed({ path, repair: optional(flag) }),
   'volume.flatten': closed({ path }),
   'volume.flatten-plan': closed({ path }),
+  'volume.promote': closed({ path }),
+  'volume.promote-plan': closed({ path }),
   'volume.recover': closed({ path, acceptLoss: flag }),
   'volume.attach': closed({ path, attachId: identifier, vm: Type.String({ maxLength: 255 }) }),
   'volume.detach': closed({ path, attachId: identifier }),

@@ -1,6 +1,13 @@
 /** Control methods on what volumes have in common (DD-0018). */
-import { DvceError, limits, sleep } from '../base/index.ts';
-import { getVolume, type VolumeRecord } from '../hlfs/index.ts';
+import { asSnapshotName, DvceError, limits, sleep, type VolumeId } from '../base/index.ts';
+import {
+  getVolume,
+  planPromotion,
+  promoteVolume,
+  readEnd,
+  readRanges,
+  type VolumeRecord,
+} from '../hlfs/index.ts';
 import type { CallContext } from './calls.ts';
 import type { ControlHandlers } from './control-server.ts';
 import type { NodeContext } from './node-context.ts';
@@ -10,9 +17,19 @@ import { infoOf, inTurn, withWarnings } from './volume-methods.ts';
 
 export function treeMethods(
   node: NodeContext,
-): Pick<ControlHandlers, 'volume.flatten' | 'volume.flatten-plan'> {
+): Pick<
+  ControlHandlers,
+  'volume.flatten' | 'volume.flatten-plan' | 'volume.promote' | 'volume.promote-plan'
+> {
   return {
     'volume.flatten': ({ path }, call) => flatten(node, path, call),
+
+    'volume.promote': ({ path }) => promote(node, path),
+
+    'volume.promote-plan': async ({ path }) => {
+      const { parent, ...plan } = await planPromotion(node.hlfs, await volumeAt(node, path));
+      return { ...plan, snapshots: [...plan.snapshots], parent: await pathOf(node, parent) };
+    },
 
     'volume.flatten-plan': async ({ path }, { signal }) => {
       const record = await volumeAt(node, path);
@@ -31,6 +48,53 @@ async function volumeAt(node: NodeContext, path: string): Promise<VolumeRecord> 
   if (record.head.kind === 'image')
     throw new DvceError('READ_ONLY', { name: record.path, reason: 'it is an image' });
   return record;
+}
+
+async function pathOf({ view }: NodeContext, volume: VolumeId): Promise<string> {
+  const found = (await view.list('/')).find(({ record }) => record.id === volume);
+  if (found !== undefined) return found.record.path;
+  throw new DvceError('NOT_FOUND', { kind: 'volume', name: volume });
+}
+
+/** In the turns of both, always in the same order. */
+async function promote(node: NodeContext, path: string): Promise<ControlResult<'volume.promote'>> {
+  const { id } = await volumeAt(node, path);
+  const { parent } = await planPromotion(node.hlfs, { id, path });
+  const [first = id, second = parent] = [id, parent].sort();
+  const { volumes } = node;
+  const result = await volumes.exclusive(first, () =>
+    volumes.exclusive(second, () => promoteNow(node, path, { id, parent })),
+  );
+  node.reaper.kick();
+  return result;
+}
+
+async function promoteNow(
+  node: NodeContext,
+  path: string,
+  { id, parent }: { readonly id: VolumeId; readonly parent: VolumeId },
+): Promise<ControlResult<'volume.promote'>> {
+  const { hlfs, volumes } = node;
+  const record = await volumeAt(node, path);
+  const plan = await planPromotion(hlfs, record);
+  if (record.id !== id || plan.parent !== parent)
+    throw new DvceError('CONFLICT', { kind: 'volume', name: path, reason: 'it was changed' });
+  const parentPath = await pathOf(node, parent);
+  // An export of a snapshot is named by its volume.
+  for (const name of plan.snapshots)
+    await volumes.closeSnapshot(parent, asSnapshotName(name), parentPath);
+  if (plan.parentMoves) {
+    await volumes.closeUnused(parent, parentPath);
+    // What a journal holds goes to the store: it cannot follow into the new log.
+    await volumes.withOpen(parent, parentPath, async () => {});
+  }
+  const inUse = (volume: VolumeId): string | undefined => volumes.inUse(volume);
+  await promoteVolume(hlfs, record, { readRanges, readEnd }, inUse);
+  return {
+    snapshots: [...plan.snapshots],
+    volume: await infoOf(node, await getVolume(hlfs, record.path)),
+    parent: await infoOf(node, await getVolume(hlfs, parentPath)),
+  };
 }
 
 /**

@@ -15,7 +15,7 @@ import { DvceError, type LogId, limits, type SnapshotName, type VolumeId } from 
 import { logKey, readLog } from './catalog-documents.ts';
 import type { HlfsContext } from './context.ts';
 import { newestRootNow } from './current-root.ts';
-import { changedTooOften, requireHead, updateHead } from './heads.ts';
+import { changedTooOften, refusePromoting, requireHead, updateHead } from './heads.ts';
 import { settleReleased, underIntent, writeIntent } from './intents.ts';
 import type { HeadDocument, LogDocument } from './schema.ts';
 import { type Root, readRoot } from './segments.ts';
@@ -25,6 +25,7 @@ import type { BaseUse } from './volume-api.ts';
 /** @returns what holds the base; null when nothing does (any more) */
 export async function releaseBase(context: HlfsContext, volume: VolumeId): Promise<BaseUse | null> {
   const { value: head } = await requireHead(context, volume);
+  refusePromoting(head);
   const document = (await readLog(context, head.log))?.value;
   const base = document?.base ?? null;
   if (base === null || document === undefined) {

@@ -76,6 +76,8 @@ const rate = Type.Object({
   burstSeconds: Type.Optional(Type.Number({ exclusiveMinimum: 0 })),
 });
 
+const originSchema = Type.Object({ volume: uuid, path: Type.String(), snapshot: name });
+
 const headSchema = Type.Object({
   format,
   features: Type.Object({ compat: texts, roCompat: texts, incompat: texts }),
@@ -111,8 +113,10 @@ const headSchema = Type.Object({
   retainMs: Type.Optional(nullable(Type.Number({ minimum: 1 }))),
   compression: Type.Optional(oneOf(...compressions)),
   createdAtMs: timeMs,
-  origin: nullable(Type.Object({ volume: uuid, path: Type.String(), snapshot: name })),
+  origin: nullable(originSchema),
   flattened: Type.Optional(uuid),
+  snapshotLogs: Type.Optional(Type.Array(uuid)),
+  promoting: Type.Optional(uuid),
   image: nullable(
     Type.Object({
       digest: Type.String(),
@@ -191,13 +195,24 @@ const nameSchema = Type.Union([
   Type.Object({ format, kind: Type.Literal('volume'), volume: uuid }),
 ]);
 
+const promotionSchema = Type.Object({
+  parent: uuid,
+  moved: Type.Array(uuid),
+  cuts: Type.Array(Type.Object({ log: uuid, cut: position })),
+  scope: nullable(scope),
+  origin: originSchema,
+  formerOrigin: nullable(originSchema),
+  pins: Type.Array(Type.Object({ log: uuid, who: Type.String(), snapshot: uuid })),
+});
+
 const intentSchema = Type.Object({
   format,
-  kind: oneOf('volume', 'rollback', 'flatten'),
+  kind: oneOf('volume', 'rollback', 'flatten', 'promote'),
   volume: uuid,
   log: uuid,
   pinned: Type.Array(uuid),
   path: nullable(Type.String()),
+  promotion: Type.Optional(promotionSchema),
   node: uuid,
   scope,
   createdAtMs: timeMs,

@@ -36,7 +36,7 @@ import { currentRoot, newestRootNow } from './current-root.ts';
 import { requireHead } from './heads.ts';
 import type { RootPosition } from './roots.ts';
 import type { HeadDocument, SnapshotDocument } from './schema.ts';
-import { segmentKey } from './schema.ts';
+import { segmentKey, snapshotLogsOf } from './schema.ts';
 import type { ScrubNote } from './scrub.ts';
 import type { Root } from './segments.ts';
 import { findSnapshot } from './snapshots.ts';
@@ -167,7 +167,12 @@ class Check {
       for (const pin of await checkLogDocument(part, this.#head, log)) this.#repairs.pins.push(pin);
       await checkPins(part, log, processes);
       this.#repairs.scopes.push(...(await leftScopes(this.#context, this.#head, log)));
-      const living = (await snapshotsOf(part, log)).filter(({ state }) => state === 'live');
+    }
+    // In a log that volumes have in common each looks at its own.
+    for (const log of snapshotLogsOf(this.#head)) {
+      const living = (await snapshotsOf(part, log)).filter(
+        ({ state, volume }) => state === 'live' && volume === this.#head.volume,
+      );
       this.#snapshots = [...this.#snapshots, ...living];
     }
     for (const snapshot of this.#snapshots) await checkSnapshot(part, snapshot);

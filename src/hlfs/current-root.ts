@@ -3,8 +3,10 @@ import { DvceError, type LogId, limits } from '../base/index.ts';
 import { readLog } from './catalog-documents.ts';
 import type { HlfsContext } from './context.ts';
 import { changedTooOften } from './heads.ts';
+import { readJournalState } from './journal-open.ts';
 import { newestRoot } from './log-recovery.ts';
 import type { RootPosition } from './roots.ts';
+import type { HeadDocument } from './schema.ts';
 import { listSegments, type Root } from './segments.ts';
 
 /**
@@ -28,6 +30,17 @@ export async function newestRootNow(
     }
   }
   throw changedTooOften('log', log);
+}
+
+/** The root at the end of the log of a volume that is closed (promotion.ts). @throws CONFLICT unless it was closed cleanly */
+export async function readEnd(context: HlfsContext, head: HeadDocument): Promise<number> {
+  const { log, volume, name } = head;
+  const { root, numbers } = await newestRootNow(context, log);
+  const journal = await readJournalState(context, volume);
+  const hasTail = journal?.log === log && !journal.clean;
+  if (root !== null && numbers.at(-1) === root.header.number && !hasTail) return root.header.number;
+  const reason = 'it was not closed cleanly, or has been opened again';
+  throw new DvceError('CONFLICT', { kind: 'volume', name, reason });
 }
 
 /** The newest root of a log, of its base while it has none of its own; null for a log that nobody ever wrote. */

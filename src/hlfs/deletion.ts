@@ -25,6 +25,7 @@ import {
   isUsable,
   raiseEpoch,
   refuseInUse,
+  refusePromoting,
   updateHead,
   volumeIds,
 } from './heads.ts';
@@ -96,6 +97,7 @@ async function takeAway(
   const { value } = await updateHead(context, record.id, (head) => {
     if (!isAt(head, place) || !isUsable(head)) throw noSuchVolume(path);
     if (head.protected) throw new DvceError('PROTECTED', { kind: 'volume', name: path });
+    refusePromoting(head);
     refuseInUse(head, inUse, path);
     return change(head);
   });

@@ -22,6 +22,7 @@ import {
   raiseEpoch,
   refuseImage,
   refuseInUse,
+  refusePromoting,
   requireHead,
   updateHead,
 } from './heads.ts';
@@ -196,6 +197,7 @@ export async function rollbackVolume(
     await updateHead(context, id, (head) => {
       refuseImage(head, path);
       refuseInUse(head, inUse, path);
+      refusePromoting(head);
       if (head.logs.includes(log)) return head;
       const sizeBytes = snapshot.sizeBytes;
       // What a shrink still had to cut off belongs to the content that is left behind.

@@ -82,6 +82,19 @@ export function refuseInUse(head: HeadDocument, inUse: InUse, path: string): voi
   });
 }
 
+/** G4: nothing else changes what the two volumes have in common meanwhile. */
+export function refusePromoting({ name, promoting }: HeadDocument): void {
+  if (promoting === undefined) return;
+  const reason =
+    'it is being promoted, or its clone is; what a crash left of that is finished soon';
+  throw new DvceError('CONFLICT', { kind: 'volume', name, reason });
+}
+
+export const withFeature = (features: FeatureSets, feature: string): FeatureSets =>
+  features.incompat.includes(feature)
+    ? features
+    : { ...features, incompat: [...features.incompat, feature] };
+
 /** Images are made once; their content and size never change. */
 export function refuseImage(head: HeadDocument, path: string): void {
   if (head.kind === 'image')

@@ -23,7 +23,7 @@ export { checkTable, type Finding } from './check-findings.ts';
 export { type BlockCompressor, compressBlocksMax, type PackedBlocks } from './compression.ts';
 export { type ContentExtent, listContent } from './content.ts';
 export * from './context.ts';
-export { currentRoot } from './current-root.ts';
+export { currentRoot, readEnd } from './current-root.ts';
 export {
   deleteVolume,
   discardVolume,
@@ -50,6 +50,12 @@ export { listPlaces, type Named } from './names-walk.ts';
 export { newPackerMemory, type PackerMemory, packerEntry } from './packer-memory.ts';
 export { clonePoint, snapshotPoint } from './point-forks.ts';
 export { openPoints, type PointChoice, type PointFilter, summarizePoints } from './points.ts';
+export {
+  type PromotionPlan,
+  type PromotionReaders,
+  planPromotion,
+  promoteVolume,
+} from './promotion.ts';
 export { ReadCache } from './read-cache.ts';
 export { type ReclaimLog, reap, reapVolume } from './reaper.ts';
 export {

@@ -27,6 +27,7 @@ import type { HlfsContext } from './context.ts';
 import { changedTooOften, isKept } from './heads.ts';
 import { dropEntry, pruneAbove } from './names.ts';
 import { releasePins } from './pins.ts';
+import { finishPromotion, isPromoted, undoPromotion } from './promotion-steps.ts';
 import { removeHead, removeLog } from './removal.ts';
 import type { HeadDocument, IntentDocument } from './schema.ts';
 import { storeFormatVersion } from './schema.ts';
@@ -34,7 +35,7 @@ import { scopeIsAlive } from './scopes.ts';
 
 export async function writeIntent(
   context: HlfsContext,
-  intent: Pick<IntentDocument, 'kind' | 'volume' | 'log' | 'pinned' | 'path'>,
+  intent: Pick<IntentDocument, 'kind' | 'volume' | 'log' | 'pinned' | 'path' | 'promotion'>,
 ): Promise<IntentDocument> {
   const document: IntentDocument = {
     format: storeFormatVersion,
@@ -79,7 +80,7 @@ async function trySettle(
   }
 }
 
-async function settleIntent(
+export async function settleIntent(
   context: HlfsContext,
   intent: IntentDocument,
 ): Promise<'kept' | 'undone'> {
@@ -173,7 +174,24 @@ async function settleRollback(context: HlfsContext, intent: IntentDocument): Pro
   return false;
 }
 
-const settlers = { volume: settleVolume, rollback: settleRollback, flatten: settleFlatten };
+async function settlePromotion(context: HlfsContext, intent: IntentDocument): Promise<boolean> {
+  const { volume, log, promotion } = intent;
+  if (promotion !== undefined && (await isPromoted(context, log, promotion))) {
+    await finishPromotion(context, volume, log, promotion);
+    return true;
+  }
+  await releasePins(context, intent.pinned, log);
+  await removeLog(context, log);
+  await undoPromotion(context, volume, log);
+  return false;
+}
+
+const settlers = {
+  volume: settleVolume,
+  rollback: settleRollback,
+  flatten: settleFlatten,
+  promote: settlePromotion,
+};
 
 /** At the start of a process, after the scopes of its predecessors were fenced: undo what they left half made. */
 export async function reapIntents(context: HlfsContext): Promise<void> {

@@ -17,7 +17,7 @@ import { dropName, reapIntents } from './intents.ts';
 import { sweepNames } from './names-walk.ts';
 import { listPins, reapReaderPins } from './pins.ts';
 import { removeHead, removeHeadless, removeLog } from './removal.ts';
-import type { HeadDocument } from './schema.ts';
+import { type HeadDocument, snapshotLogsOf } from './schema.ts';
 import { dropSnapshots, settleDeletions } from './snapshot-deletion.ts';
 import { snapshotsIn } from './snapshot-index.ts';
 import { dropUndecided, finishSets } from './snapshot-sets.ts';
@@ -104,13 +104,17 @@ export async function reapVolume(
 
 /** What needed the base of a flattened log may have gone (DD-0018). */
 const releaseIfFlattened = async (context: HlfsContext, head: HeadDocument): Promise<boolean> =>
-  head.flattened === head.log && (await releaseBase(context, head.volume)) === null;
+  head.flattened === head.log &&
+  head.promoting === undefined &&
+  (await releaseBase(context, head.volume)) === null;
 
 /** A deleted volume: no name, no writer whose request may still arrive (S1), no snapshot to fork from. */
 async function prepareDeleted(context: HlfsContext, head: HeadDocument): Promise<void> {
   await dropName(context, head);
-  for (const { scope } of head.pending) if (scope !== null) await context.store.fence(scope);
-  for (const log of head.logs) await dropSnapshots(context, log);
+  // Those of a log that is gone went with it: fencing them would make its directory anew.
+  for (const { scope, log } of head.pending)
+    if (scope !== null && head.logs.includes(log)) await context.store.fence(scope);
+  for (const log of snapshotLogsOf(head)) await dropSnapshots(context, log, head.volume);
 }
 
 /** @returns true when the log is gone */

@@ -6,7 +6,7 @@
  * know survive a rewrite, 64-bit numbers are strings (S10).
  *
  *   volumes/<volume>/head        HeadDocument       who may write, where the log is, name, size
- *   logs/<log>/log               LogDocument        where the log starts (its base); a flatten takes the base away, nothing else changes it
+ *   logs/<log>/log               LogDocument        where the log starts (its base), whose it is; changed by flatten and promote alone
  *   logs/<log>/snap/<name>@      SnapshotDocument
  *   logs/<log>/pins/<who>        PinDocument        a fork or reader that needs this log's segments
  *   names/<directory>/<name>@    NameDocument       entry of the hierarchical namespace
@@ -47,6 +47,12 @@ export const pointsFeature = 'points';
 /** What becomes of blocks when they are written to segments. */
 export const compressions = ['none', 'zstd'] as const;
 export type Compression = (typeof compressions)[number];
+
+/**
+ * Incompatible, of a volume that was promoted or whose clone was: its logs hold snapshots of other volumes, or its snapshots lie in
+ * theirs, and a release that does not know it would show and delete those of others.
+ */
+export const promotedFeature = 'promoted';
 
 export interface Origin {
   readonly volume: VolumeId;
@@ -112,6 +118,10 @@ export interface HeadDocument {
   readonly log: LogId;
   /** Every log of this volume, the current one first; the others are kept by snapshots and pins. */
   readonly logs: readonly LogId[];
+  /** Logs of other volumes that have snapshots of this one (DD-0018): each snapshot's document says whose it is. */
+  readonly snapshotLogs?: readonly LogId[];
+  /** Id of the intent of a promotion that this volume takes part in (G4). */
+  readonly promoting?: LogId;
   readonly journal: { readonly mode: 'local'; readonly quotaBytes: string };
   /** Journal mirrors; always empty in mode local. */
   readonly ensemble: readonly [];
@@ -129,6 +139,12 @@ export interface HeadDocument {
   readonly flattened?: LogId;
   readonly image: ImageFacts | null;
 }
+
+/** Where snapshots of the volume are; its own logs come first, the current one before all. */
+export const snapshotLogsOf = ({ logs, snapshotLogs = [] }: HeadDocument): readonly LogId[] => [
+  ...logs,
+  ...snapshotLogs.filter((log) => !logs.includes(log)),
+];
 
 /** Segment numbers `first..last` live in `log` of store `store`. */
 export interface LogRange {
@@ -240,15 +256,37 @@ export type NameDocument =
     }
   | { readonly format: number; readonly kind: 'volume'; readonly volume: VolumeId };
 
+export interface Promotion {
+  readonly parent: VolumeId;
+  /** Logs that go from the parent to the clone. */
+  readonly moved: readonly LogId[];
+  /** What the clone reads, and how far: snapshots of the parent up to there go over. */
+  readonly cuts: readonly { readonly log: LogId; readonly cut: number }[];
+  /** Scope of the parent's writer in a log that goes over. */
+  readonly scope: string | null;
+  /** Of the parent, afterwards. */
+  readonly origin: Origin;
+  /** Of the clone, afterwards: what the parent had. */
+  readonly formerOrigin: Origin | null;
+  /** Which snapshots these pins keep afterwards. */
+  readonly pins: readonly {
+    readonly log: LogId;
+    readonly who: string;
+    readonly snapshot: string;
+  }[];
+}
+
 export interface IntentDocument {
   readonly format: number;
-  readonly kind: 'volume' | 'rollback' | 'flatten';
+  readonly kind: 'volume' | 'rollback' | 'flatten' | 'promote';
   readonly volume: VolumeId;
   readonly log: LogId;
   /** Logs in which the maker writes pins, looked through when it is undone; of a flatten: has pins, which go. */
   readonly pinned: readonly LogId[];
   /** Path that a new volume is to get, null for a rollback. */
   readonly path: string | null;
+  /** Of a promotion: what is to be done once it is decided. */
+  readonly promotion?: Promotion;
   readonly node: NodeId;
   /** Publishing scope of the maker: while it is not fenced the maker may still be at work. */
   readonly scope: string;

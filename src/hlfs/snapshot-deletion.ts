@@ -12,6 +12,7 @@ import { changedTooOften, requireHead } from './heads.ts';
 import { listNames } from './names-walk.ts';
 import { listPins } from './pins.ts';
 import type { HeadDocument, PinDocument, SnapshotDocument } from './schema.ts';
+import { snapshotLogsOf } from './schema.ts';
 import { snapshotsIn } from './snapshot-index.ts';
 import { misplaced } from './snapshot-tree.ts';
 import { blocks, findSnapshot, linesOf, replaceSnapshot, snapshotsOfLog } from './snapshots.ts';
@@ -100,9 +101,10 @@ async function repairParents(context: HlfsContext, volume: VolumeId): Promise<vo
 
 /** Finish or revert deletions that a process left behind. */
 export async function settleDeletions(context: HlfsContext, head: HeadDocument): Promise<void> {
-  for (const log of head.logs)
-    for (const { name, id, state } of (await snapshotsOfLog(context, log)).unsettled) {
-      const snapshot = state === 'deleting' ? await readSnapshot(context, log, name) : undefined;
+  for (const log of snapshotLogsOf(head))
+    for (const { name, id, state, volume } of (await snapshotsOfLog(context, log)).unsettled) {
+      const isOwn = state === 'deleting' && volume === head.volume;
+      const snapshot = isOwn ? await readSnapshot(context, log, name) : undefined;
       if (snapshot?.value.id !== id || snapshot.value.state !== 'deleting') continue;
       const outcome = await finishDeletion(context, snapshot);
       if (outcome === 'gone' || outcome === 'changed') continue;
@@ -111,9 +113,14 @@ export async function settleDeletions(context: HlfsContext, head: HeadDocument):
 }
 
 /** Take the snapshots of a deleted volume away, so that no fork can start from them any more. */
-export async function dropSnapshots(context: HlfsContext, log: LogId): Promise<void> {
+export async function dropSnapshots(
+  context: HlfsContext,
+  log: LogId,
+  volume: VolumeId,
+): Promise<void> {
   for (let attempt = 0; attempt < limits.documentTries; attempt += 1) {
-    const present = await snapshotsIn(context, log);
+    const all = await snapshotsIn(context, log);
+    const present = all.filter(({ value }) => value.volume === volume);
     if (present.length === 0) return;
     for (const { version, value } of present)
       await context.documents.delete(context.scope, snapshotKey(log, value.name), version);

@@ -11,7 +11,7 @@
  * - of at most `limits.snapshotsKnownMax` snapshots, or of one log with more, something is kept; what was asked for longest ago
  *   goes first. Of each only what the tree and the order of lists need (snapshot-tree.ts); labels are read for the page shown.
  */
-import { asSnapshotName, type LogId, limits } from '../base/index.ts';
+import { asSnapshotName, type LogId, limits, type VolumeId } from '../base/index.ts';
 import { partToName, readSnapshot, snapshotsPrefix } from './catalog-documents.ts';
 import type { HlfsContext } from './context.ts';
 import type { Versioned } from './documents.ts';
@@ -90,6 +90,8 @@ class KnownLog {
   users = 0;
   isRead = false;
   #sorted: LivingOfLog<SnapshotFacts> | null = null;
+  /** One text for all, where a log has snapshots of few volumes. */
+  #volume: VolumeId | undefined;
   /** Changes of sets, each of which may decide about members. */
   #decisions = 0;
 
@@ -119,10 +121,15 @@ class KnownLog {
       this.#byName.delete(name);
       return;
     }
-    const facts = factsOf(found, log);
+    const facts = factsOf(found, log, this.#volumeOf(found));
     this.#byName.set(name, facts);
     if (facts.state === 'live') this.#putIn(facts);
     else this.#unsettled.set(name, facts);
+  }
+
+  #volumeOf({ volume }: SnapshotDocument): VolumeId {
+    if (this.#volume !== volume) this.#volume = volume;
+    return this.#volume;
   }
 
   #takeOut(facts: SnapshotFacts): void {
@@ -150,10 +157,10 @@ class KnownLog {
   }
 }
 
-function factsOf(document: SnapshotDocument, log: LogId): SnapshotFacts {
+function factsOf(document: SnapshotDocument, log: LogId, volume: VolumeId): SnapshotFacts {
   const { id, name, state, rootSegment, createdAtMs, parent } = document;
   const isProtected = document.protected;
-  return { id, name, log, state, rootSegment, createdAtMs, parent, protected: isProtected };
+  return { id, name, volume, log, state, rootSegment, createdAtMs, parent, protected: isProtected };
 }
 
 export class SnapshotIndex implements RememberedSnapshots {

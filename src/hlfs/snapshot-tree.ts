@@ -14,7 +14,15 @@ import type { HeadDocument, SnapshotDocument } from './schema.ts';
 /** What the tree and the order need to know of a snapshot. */
 export type SnapshotFacts = Pick<
   SnapshotDocument,
-  'id' | 'name' | 'log' | 'state' | 'rootSegment' | 'createdAtMs' | 'parent' | 'protected'
+  | 'id'
+  | 'name'
+  | 'volume'
+  | 'log'
+  | 'state'
+  | 'rootSegment'
+  | 'createdAtMs'
+  | 'parent'
+  | 'protected'
 >;
 
 /** The living snapshots of a log. */

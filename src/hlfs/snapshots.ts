@@ -2,7 +2,7 @@
  * Snapshots of a volume: documents in the logs that the volume has had. The tree that they form is in snapshot-tree.ts.
  *
  * Invariants:
- * - a name is used once among all logs of a volume;
+ * - a name is used once among all logs of a volume, and the logs of others that have snapshots of it (DD-0018);
  * - the `parent` in a document is set right before a snapshot goes, so that it never names one that is gone (B-09);
  * - where the process remembers snapshots (`context.snapshots`), nothing here but `listSnapshots` reads more documents because a
  *   volume has many of them;
@@ -24,15 +24,16 @@ import {
 import { readLog, readSnapshot, snapshotKey } from './catalog-documents.ts';
 import type { HlfsContext } from './context.ts';
 import type { Versioned } from './documents.ts';
-import { changedTooOften, checkLabels, requireHead } from './heads.ts';
+import { changedTooOften, checkLabels, refusePromoting, requireHead } from './heads.ts';
 import { listPins } from './pins.ts';
 import type { HeadDocument, PinDocument, SetReference, SnapshotDocument } from './schema.ts';
-import { storeFormatVersion } from './schema.ts';
+import { snapshotLogsOf, storeFormatVersion } from './schema.ts';
 import { readSnapshots, several } from './snapshot-index.ts';
 import {
   descentOf,
   type Line,
   type ListPlace,
+  type LivingOfLog,
   listedAfter,
   newestOf,
   parentAt,
@@ -75,25 +76,37 @@ async function linesWith<Each extends SnapshotFacts>(
   read: (context: HlfsContext, log: LogId) => Promise<SnapshotsOfLog<Each>>,
 ): Promise<Line<Each>[]> {
   const lines: Line<Each>[] = [];
-  for (const log of head.logs) {
+  const logs = snapshotLogsOf(head);
+  for (const log of logs) {
     const base = (await readLog(context, log))?.value.base ?? null;
-    const { living, byTime } = await read(context, log);
+    const { living, byTime } = ownOf(head, await read(context, log));
+    const isOwn =
+      base !== null && (base.snapshot.volume === head.volume || logs.includes(base.snapshot.log));
     lines.push({
       log,
-      base:
-        base?.snapshot.volume === head.volume
-          ? {
-              log: base.snapshot.log,
-              cut: base.rootSegment,
-              snapshotId: base.snapshot.id,
-              writtenBy: base.ranges.at(-1)?.log,
-            }
-          : null,
+      base: isOwn
+        ? {
+            log: base.snapshot.log,
+            cut: base.rootSegment,
+            snapshotId: base.snapshot.id,
+            writtenBy: base.ranges.at(-1)?.log,
+          }
+        : null,
       living,
       byTime,
     });
   }
   return lines;
+}
+
+/** In a log that volumes have in common each sees its own (DD-0018); in any other all are. */
+function ownOf<Each extends SnapshotFacts>(
+  { snapshotLogs, volume }: HeadDocument,
+  { living, byTime }: LivingOfLog<Each>,
+): LivingOfLog<Each> {
+  if (snapshotLogs === undefined) return { living, byTime };
+  const isOwn = (each: Each): boolean => each.volume === volume;
+  return { living: living.filter(isOwn), byTime: byTime.filter(isOwn) };
 }
 
 /** What a list shows of some of the volume's snapshots. */
@@ -135,7 +148,8 @@ export async function listSnapshots(
 /** How many living snapshots a volume has. */
 export async function countSnapshots(context: HlfsContext, head: HeadDocument): Promise<number> {
   let count = 0;
-  for (const log of head.logs) count += (await snapshotsOfLog(context, log)).living.length;
+  for (const log of snapshotLogsOf(head))
+    count += ownOf(head, await snapshotsOfLog(context, log)).living.length;
   return count;
 }
 
@@ -191,9 +205,9 @@ export async function findSnapshot(
 ): Promise<Versioned<SnapshotDocument>> {
   const checked = asSnapshotName(name);
   const { value: head } = await requireHead(context, volume);
-  for (const log of head.logs) {
+  for (const log of snapshotLogsOf(head)) {
     const found = await readSnapshot(context, log, checked);
-    if (found === undefined || found.value.state === 'pending') continue;
+    if (found?.value.volume !== volume || found.value.state === 'pending') continue;
     if (found.value.state === 'live') return found;
     throw new DvceError('CONFLICT', { kind: 'snapshot', name, reason: 'it is being deleted' });
   }
@@ -207,6 +221,7 @@ export async function checkSnapshotName(
   name: string,
 ): Promise<SnapshotName> {
   const checked = asSnapshotName(name);
+  refusePromoting(head);
   if (!(await isNameTaken(context, head, checked))) return checked;
   throw new DvceError('ALREADY_EXISTS', { kind: 'snapshot', name });
 }
@@ -217,8 +232,8 @@ export async function isNameTaken(
   head: HeadDocument,
   name: SnapshotName,
 ): Promise<boolean> {
-  for (const log of head.logs)
-    if ((await readSnapshot(context, log, name)) !== undefined) return true;
+  for (const log of snapshotLogsOf(head))
+    if ((await readSnapshot(context, log, name))?.value.volume === head.volume) return true;
   return false;
 }
 

@@ -42,6 +42,9 @@ export interface VolumeSpace {
 
 type Classes = Record<'unique' | 'lent' | 'pinned' | 'garbage', number>;
 
+/** Which segments of own earlier logs other volumes read too; of logs that some do. */
+type Lent = Map<LogId, (segment: number) => boolean>;
+
 /** Of a volume that is not open. @returns null when there is no such volume */
 export async function closedVolumeSpace(
   context: HlfsContext,
@@ -59,7 +62,7 @@ export async function closedVolumeSpace(
 /** A deleted volume has no content any more; what is left of it is there for clones. */
 async function deletedSpace(context: HlfsContext, head: HeadDocument): Promise<VolumeSpace> {
   const classes: Classes = { unique: 0, lent: 0, pinned: 0, garbage: 0 };
-  for (const log of head.logs) await addEarlierLog(context, head, log, classes);
+  for (const log of head.logs) await addEarlierLog(context, head, log, classes, new Map());
   const nothing = { logicalBytes: 0, mappedBytes: 0, mappedStoredBytes: 0, borrowedBytes: 0 };
   return spaceOf(classes, nothing);
 }
@@ -71,13 +74,17 @@ export async function volumeSpace(
   writer: LogWriter,
 ): Promise<VolumeSpace> {
   const classes: Classes = { unique: 0, lent: 0, pinned: 0, garbage: 0 };
+  const lent: Lent = new Map();
   for (const log of head.logs)
-    if (log !== head.log) await addEarlierLog(context, head, log, classes);
-  const inherited = await inheritedBytes(head, writer);
+    if (log !== head.log) await addEarlierLog(context, head, log, classes, lent);
+  const inherited = await inheritedBytes(head, writer, lent);
   // Content in own earlier logs is kept by the pin of the current one.
   const ownInherited = Math.min(inherited.own, classes.pinned);
   classes.pinned -= ownInherited;
   classes.unique += ownInherited;
+  const lentInherited = Math.min(inherited.lent, classes.pinned);
+  classes.pinned -= lentInherited;
+  classes.lent += lentInherited;
   await addCurrentLog(context, head, writer, classes);
   return spaceOf(classes, {
     logicalBytes: Number(head.sizeBytes),
@@ -141,16 +148,19 @@ async function addCurrentLog(
   }
 }
 
-/** A log that the volume left by a rollback: what is there is there for somebody, or waits to be removed. */
+/** A log that the volume left by a rollback, or took over: what is there is there for somebody, or waits to be removed. */
 async function addEarlierLog(
   context: HlfsContext,
   head: HeadDocument,
   log: LogId,
   classes: Classes,
+  lent: Lent,
 ): Promise<void> {
-  const { all } = await positionsIn(context, head.volume, log);
+  const { all, foreign } = await positionsIn(context, head.volume, log);
   const numbers = await listSegments(context.store, log);
   const root = await newestRoot(context.store, log, numbers);
+  if (foreign.length > 0)
+    lent.set(log, (segment) => isHeld(segment, root?.table.get(segment)?.death ?? 0, foreign));
   for (const number of numbers) {
     const row = root?.table.get(number);
     const bytes = row?.bytes || (await sizeOf(context, log, number));
@@ -167,13 +177,18 @@ const sizeOf = async (context: HlfsContext, log: LogId, number: number): Promise
 async function inheritedBytes(
   head: HeadDocument,
   writer: LogWriter,
-): Promise<{ own: number; foreign: number }> {
+  lent: Lent,
+): Promise<{ own: number; lent: number; foreign: number }> {
   const { baseRanges } = writer.state;
   const isOwn = ({ log }: LogRange): boolean => head.logs.includes(log);
-  if (baseRanges.length === 0) return { own: 0, foreign: 0 };
-  if (baseRanges.some(isOwn) && !baseRanges.every(isOwn)) return countBlocks(writer, isOwn);
+  if (baseRanges.length === 0) return { own: 0, lent: 0, foreign: 0 };
+  const isMixed = baseRanges.some(isOwn) && !baseRanges.every(isOwn);
+  if (isMixed || baseRanges.some(({ log }) => lent.has(log)))
+    return countBlocks(writer, isOwn, lent);
   const bytes = await bytesBelow(writer);
-  return baseRanges.every(isOwn) ? { own: bytes, foreign: 0 } : { own: 0, foreign: bytes };
+  return baseRanges.every(isOwn)
+    ? { own: bytes, lent: 0, foreign: 0 }
+    : { own: 0, lent: 0, foreign: bytes };
 }
 
 /** Blocks that lie below the log's own first number: all that are mapped, without those that its own segments count. */
@@ -190,12 +205,17 @@ export async function bytesBelow({ map, state, table }: LogWriter): Promise<numb
   return Math.max(0, map.storedBytes - ownBytes);
 }
 
-/** A clone that was rolled back has blocks from both: each is looked at. */
+/** Blocks of one's own, lent ones and foreign ones together: each is looked at. */
 async function countBlocks(
   { map, state }: LogWriter,
   isOwn: (range: LogRange) => boolean,
-): Promise<{ own: number; foreign: number }> {
-  const count = { own: 0, foreign: 0 };
+  lent: Lent,
+): Promise<{ own: number; lent: number; foreign: number }> {
+  const count = { own: 0, lent: 0, foreign: 0 };
+  const classOf = (range: LogRange, segment: number): keyof typeof count => {
+    if (!isOwn(range)) return 'foreign';
+    return lent.get(range.log)?.(segment) === true ? 'lent' : 'own';
+  };
   await map.walk({
     leaf: (_block, words) => {
       for (let at = 0; at < words.length; at += 4) {
@@ -203,7 +223,7 @@ async function countBlocks(
         if (segment === 0 || segment >= state.firstNumber) continue;
         const range = rangeOf(state.baseRanges, segment);
         const bytes = pointerLength(words[at + 2] ?? 0);
-        if (range !== undefined) count[isOwn(range) ? 'own' : 'foreign'] += bytes;
+        if (range !== undefined) count[classOf(range, segment)] += bytes;
       }
     },
   });

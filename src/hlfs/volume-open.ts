@@ -30,7 +30,7 @@ import {
 import { fileBytesFor, readTail, type Tail, tailRecords } from './journal-tail.ts';
 import { type RecoveredLog, recoverLog } from './log-recovery.ts';
 import { recount } from './recount.ts';
-import { type HeadDocument, pointsFeature } from './schema.ts';
+import { type HeadDocument, pointsFeature, promotedFeature } from './schema.ts';
 import { segmentFlags } from './segment-format.ts';
 import { checkSnapshotName, createSnapshotDocument } from './snapshots.ts';
 import { Volume } from './volume.ts';
@@ -138,7 +138,7 @@ function refuseUnknownFeatures({ features, volume }: HeadDocument): void {
     });
 }
 
-const knownFeatures: ReadonlySet<string> = new Set([pointsFeature]);
+const knownFeatures: ReadonlySet<string> = new Set([pointsFeature, promotedFeature]);
 
 /** Step 2. @returns the head as it is while this process may write */
 async function holdScope(

@@ -200,7 +200,7 @@ t.test(
     const count = 20_000;
     const all = Array.from({ length: count }, (_, at) => ({
       ...{ id: `id${at}`, name: nameAt(at), log: 'l' as never, state: 'live' as const },
-      ...{ rootSegment: 7, createdAtMs: count - at, protected: false },
+      ...{ volume: 'v' as never, rootSegment: 7, createdAtMs: count - at, protected: false },
       parent: at === 0 ? null : `id${at - 1}`,
     }));
     const shuffled = all.toSorted((a, b) => (a.id < b.id ? -1 : 1));

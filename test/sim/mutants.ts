@@ -161,6 +161,13 @@ export const mutants: readonly Mutant[] = [
     replace: 'if (!points) return null;',
   },
   {
+    name: 'G4 a promotion that was decided is undone',
+    file: 'src/hlfs/promotion-steps.ts',
+    find: '(head.value.promoting === log || head.value.logs.includes(log))',
+    replace: "head.value.epoch === ''",
+    proof: 'test/hlfs/catalog-crash.test.ts',
+  },
+  {
     name: 'G4 a flatten lets go of the origin when one root says that it may',
     file: 'src/hlfs/base-release.ts',
     find: 'if (older === null || !isOwn(older, log)) return needed;',
@@ -218,6 +225,7 @@ function breakCopy(root: string, mutant: Mutant): string | undefined {
     'src',
     'test/sim',
     'test/support',
+    'test/hlfs/model.ts',
     'scripts',
     'package.json',
     mutant.proof ?? '',

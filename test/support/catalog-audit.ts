@@ -136,6 +136,7 @@ async function auditLogs(
   if (reaped) await assertNothingLeft(context, logs, named);
   for (const head of kept) {
     for (const log of head.logs) {
+      assert(!reaped || head.promoting === undefined, `${head.name} is not promoting`);
       const facts = logs.get(log);
       // A retired log that nothing needs goes before the head forgets it.
       if (facts === undefined && log !== head.log && !reaped) continue;
@@ -143,12 +144,20 @@ async function auditLogs(
       // A deletion cut short by the trash is settled when the volume is back.
       const isSettled = reaped && head.state === 'active';
       await auditSnapshots(context, logs, facts, isSettled, snapshots);
+      if (!reaped) continue;
+      assert.equal(facts.document.volume, head.volume, `${log} says whose it is`);
+      const isNamed = ({ volume }: SnapshotDocument): boolean =>
+        volume === head.volume || kept.some((one) => one.volume === volume && sees(one, log));
+      assert(facts.snapshots.every(isNamed), `snapshots in ${log} belong to who looks there`);
     }
     const own = await segmentsOf(context, head.log);
     await assertReadable(context, logs, head.log, own.at(-1) ?? 0);
   }
   return snapshots;
 }
+
+const sees = ({ snapshotLogs = [] }: HeadDocument, log: LogId): boolean =>
+  snapshotLogs.includes(log);
 
 async function auditSnapshots(
   context: HlfsContext,
@@ -158,7 +167,7 @@ async function auditSnapshots(
   found: Map<string, SnapshotDocument>,
 ): Promise<void> {
   for (const snapshot of snapshots) {
-    const key = `${document.volume}@${snapshot.name}`;
+    const key = `${snapshot.volume}@${snapshot.name}`;
     assert(!found.has(key), `one snapshot ${snapshot.name}`);
     found.set(key, snapshot);
     if (isSettled) assert.equal(snapshot.state, 'live');

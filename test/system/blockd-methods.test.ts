@@ -188,6 +188,27 @@ t.test('B-44 every control method has an effect', async (t) => {
   t.equal(await get('/c1', 1), 10, 'a flattened clone');
   await call('snapshot.delete', { path: '/a', name: 's1' });
   await call('snapshot.create', { path: '/a', name: 's1' });
+  await put('/a', 1, 10);
+  await call('volume.clone', { source: '/a@s1', path: '/heir' });
+  t.match(await call('volume.promote-plan', { path: '/heir' }), {
+    parent: '/a',
+    snapshot: 's1',
+    snapshots: [clone.origin?.snapshot, 's1'],
+    parentMoves: true,
+  });
+  const busy = await RawNbd.connect(front, '/a');
+  await t.rejects(call('volume.promote', { path: '/heir' }), { code: 'IN_USE' });
+  await busy.disconnect();
+  t.match(await call('volume.promote', { path: '/heir' }), {
+    snapshots: [clone.origin?.snapshot, 's1'],
+    volume: { path: '/heir', origin: null, snapshots: 2 },
+    parent: { path: '/a', origin: { path: '/heir', snapshot: 's1' }, snapshots: 0 },
+  });
+  t.equal(await get('/a', 1), 10, 'the parent has its content');
+  t.equal(await get('/heir@s1', 1), 10, 'the clone has the snapshot');
+  await call('volume.promote', { path: '/a' });
+  t.match(await call('volume.get', { path: '/a' }), { origin: null, snapshots: 2 });
+  await call('volume.delete', { path: '/heir', now: true });
 
   // attachments
   const attach = { path: '/a', attachId: 'run-1', vm: 'guest' };

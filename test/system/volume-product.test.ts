@@ -303,6 +303,43 @@ async function flattenHolds(t: Test, dvce: Dvce, front: { readonly path: string 
   await fails(t, dvce, 'volume flatten /flat/none', exitCodes.notFound, /does not exist/);
 }
 
+/** A clone takes the place of its parent, which goes, and blockd is killed in between (G4). */
+async function promoteHolds(t: Test, dvce: Dvce, front: { readonly path: string }): Promise<void> {
+  const put = async (path: string, index: number, number: number): Promise<void> => {
+    const client = await RawNbd.connect(front, path);
+    await client.write(index * blockBytes, stamp(index, number));
+    await client.flush();
+    await client.disconnect();
+  };
+  await dvce.ok('volume create /heir/a --size 16MiB');
+  await put('/heir/a', 1, 1);
+  await dvce.ok('snapshot create /heir/a@one');
+  await put('/heir/a', 1, 2);
+  await dvce.ok('snapshot create /heir/a@two');
+  await dvce.ok('volume clone /heir/a@one /heir/b');
+  await put('/heir/b', 2, 3);
+  await fails(t, dvce, 'volume promote /heir/a', exitCodes.notAllowed, /no origin/);
+  t.match(await dvce.ok('volume promote /heir/b --dry-run'), /a clone of \/heir\/b@one/);
+  const promoting = dvce.cli('volume promote /heir/b');
+  await killBlockd(dvce);
+  await promoting;
+  // Done or undone, whole: what it left is settled by the blockd that came.
+  await until('it to be promoted', async () => {
+    const { code } = await dvce.cli('volume promote /heir/b');
+    return code === 0 || (await snapshotsOf(dvce, '/heir/b')).includes('one');
+  });
+  t.same(await snapshotsOf(dvce, '/heir/b'), ['one']);
+  t.same(await snapshotsOf(dvce, '/heir/a'), ['two']);
+  t.match(await dvce.ok('volume show /heir/a'), /cloned from +\/heir\/b@one/);
+  await fails(t, dvce, 'snapshot delete /heir/b@one --yes', exitCodes.conflict, /\/heir\/a/);
+  await dvce.ok('volume delete /heir/a --yes --now');
+  const reader = await RawNbd.connect(front, '/heir/b');
+  t.equal(readStamp(await reader.read(blockBytes, blockBytes), 1), 1);
+  t.equal(readStamp(await reader.read(2 * blockBytes, blockBytes), 2), 3);
+  await reader.disconnect();
+  t.match(await dvce.json('volume check /heir/b'), { findings: [] });
+}
+
 t.test('volumes of an operator', async (t) => {
   const dvce = freshDvce(t);
   await dvce.ok('up');
@@ -457,5 +494,6 @@ t.test('volumes of an operator', async (t) => {
   t.equal((await snapshotsOf(dvce, '/prod/v0')).length, 4, 'its snapshots stay');
 
   await flattenHolds(t, dvce, front);
+  await promoteHolds(t, dvce, front);
   await spaceHolds(t, dvce, front);
 });

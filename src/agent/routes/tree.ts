@@ -1,4 +1,4 @@
-/** Routes that change what volumes have in common: flatten (DD-0018). */
+/** Routes that change what volumes have in common: flatten, promote (DD-0018). */
 import Type from 'typebox';
 import { urls } from '../../api/index.ts';
 import { asVolumePath, formatSize, limits } from '../../base/index.ts';
@@ -46,6 +46,48 @@ export function treeRoutes(server: Server, { blockd, operations }: Agent): void 
                 progress(Number(done), total === null ? null : Number(total), unit),
             },
           ),
+      });
+      return startedOperation(reply, operation);
+    },
+  );
+
+  server.post(
+    '/v1/volumes/:path/promote',
+    {
+      schema: {
+        operationId: 'promoteVolume',
+        tags: ['volumes'],
+        summary: 'Let a clone take over what it was cloned from',
+        description:
+          'Ends with a VolumePromoted. The parent becomes a clone of the volume; it must not be in use while it is the one that writes their common log.',
+        params: pathParams,
+        querystring: Type.Object({ ...dryRunQuery }),
+        response: answers({ ...operationAnswer, ...planAnswer }),
+      },
+    },
+    async ({ params, query: { dryRun } }, reply) => {
+      const path = asVolumePath(params.path);
+      // What refuses it is told now, not by an operation that fails.
+      const plan = await blockd.call('volume.promote-plan', { path });
+      const both = [urls.volume(path), urls.volume(asVolumePath(plan.parent))];
+      if (dryRun === true) {
+        const [own = '', parent = ''] = both;
+        const named = plan.snapshots.join(', ');
+        const steps = [
+          { action: 'change' as const, resource: own, detail: `gets the snapshots ${named}` },
+          {
+            action: 'change' as const,
+            resource: parent,
+            detail: `becomes a clone of ${path}@${plan.snapshot}`,
+          },
+        ];
+        return planned(reply, steps);
+      }
+      const operation = await operations.begin({
+        kind: 'volume.promote',
+        resources: both,
+        mayCancel: false,
+        work: () => blockd.call('volume.promote', { path }, { timeoutMs: limits.blockdLongCallMs }),
       });
       return startedOperation(reply, operation);
     },

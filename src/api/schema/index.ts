@@ -20,6 +20,7 @@ import * as usage from './usage.ts';
 import * as vm from './vm.ts';
 import * as vmSnapshot from './vm-snapshot.ts';
 import * as volume from './volume.ts';
+import * as volumeTree from './volume-tree.ts';
 
 export * from './access.ts';
 export * from './common.ts';
@@ -39,6 +40,7 @@ export * from './vm.ts';
 export * from './vm-life.ts';
 export * from './vm-snapshot.ts';
 export * from './volume.ts';
+export * from './volume-tree.ts';
 
 /** Schemas with a name of their own in the OpenAPI document. */
 export const namedSchemas: readonly TSchema[] = [
@@ -55,6 +57,7 @@ export const namedSchemas: readonly TSchema[] = [
   ...Object.values(vmSnapshot),
   ...Object.values(rateLimits),
   ...Object.values(volume),
+  ...Object.values(volumeTree),
   ...Object.values(storage),
   ...Object.values(schedule),
   ...Object.values(image),

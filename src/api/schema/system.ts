@@ -30,6 +30,7 @@ export const Operation = Type.Object(
         'volume.export',
         'volume.check',
         'volume.flatten',
+        'volume.promote',
         'schedule.run',
         'vm.start',
         'vm.stop',

@@ -14,6 +14,7 @@ import {
   timestamp,
   word,
 } from './common.ts';
+import { heldBy } from './held-by.ts';
 import { Finding, VolumeScrub } from './integrity.ts';
 import { RateLimits, RateLimitsChange } from './rate-limits.ts';
 import { CapacityWarning } from './storage.ts';
@@ -104,18 +105,6 @@ export const PointRange = Type.Object(
     heldBytes: count('Bytes in the store that are there for points in time alone.'),
   },
   { $id: 'PointRange', description: 'Points in time of a volume.' },
-);
-
-const heldBy = nullable(
-  Type.Object({
-    snapshots: Type.Array(Type.String(), { description: 'Its own snapshots, oldest first.' }),
-    more: Type.Boolean({ description: 'There are more of them.' }),
-    points: Type.Boolean({ description: 'Points in time do.' }),
-  }),
-  {
-    description:
-      'What needs the blocks of the origin still, which therefore stay in the store; null: nothing does.',
-  },
 );
 
 export const Volume = Type.Object(
@@ -248,16 +237,6 @@ export const VolumeRecovery = Type.Object(
   { $id: 'VolumeRecovery' },
 );
 export type VolumeRecovery = Static<typeof VolumeRecovery>;
-
-export const VolumeFlattened = Type.Object(
-  {
-    copiedBytes: sizeBytes('Bytes of blocks that were copied.'),
-    heldBy,
-    volume: ref(Volume),
-  },
-  { $id: 'VolumeFlattened', description: 'What an operation of kind volume.flatten ends with.' },
-);
-export type VolumeFlattened = Static<typeof VolumeFlattened>;
 
 export const VolumeCheck = Type.Object(
   {

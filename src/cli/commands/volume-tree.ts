@@ -1,5 +1,5 @@
-/** `dvce volume flatten` (DD-0018) */
-import type { Volume, VolumeFlattened } from '../../api/index.ts';
+/** `dvce volume flatten` and `dvce volume promote` (DD-0018) */
+import type { Volume, VolumeFlattened, VolumePromoted } from '../../api/index.ts';
 import { follow } from '../follow.ts';
 import { size } from '../format.ts';
 import type { Run } from '../spec.ts';
@@ -33,4 +33,15 @@ export const flatten: Run = async (context, given) => {
       : `its content needs nothing of its origin, which stays in the store for: ${held}`;
   const text = `Volume ${volume.path}: ${size(copiedBytes)} copied; ${end}.`;
   output.changed({ copiedBytes, heldBy, volume }, volume.path, text);
+};
+
+export const promote: Run = async (context, given) => {
+  const { api, output } = context;
+  const started = await api.volumes.promote(given.argument('path'));
+  const operation = await follow(context, given, started, { cancelOnInterrupt: false });
+  if (operation === undefined) return;
+  const result = operation.result as VolumePromoted; // what this kind ends with
+  const { snapshots, volume, parent } = result;
+  const text = `Volume ${volume.path} has the snapshots ${snapshots.join(', ')} now; ${parent.path} is a clone of it.`;
+  output.changed(result, volume.path, text);
 };

@@ -170,6 +170,22 @@ export const volume: NounSpec = {
       run: async () => (await import('../commands/volume-tree.ts')).flatten,
     },
     {
+      name: 'promote',
+      summary: 'let a clone take over what it was cloned from, which becomes a clone of it',
+      details:
+        'The tree turns round: the snapshots of the parent up to the one that was cloned go over to the volume, later ones stay, and the parent is a clone of the volume from then on, so it can be deleted with nothing lost that the volume needs. Nothing is copied. The volume may be in use; the parent must not be, because it goes on in a log of its own. Refused for clones of images, for volumes without an origin, when a name of a snapshot is used by both, and while the parent keeps points in time.',
+      arguments: [path],
+      options: [option.noWait, option.timeout],
+      examples: [
+        'dvce volume promote /test/db2 --dry-run',
+        'dvce volume promote /test/db2',
+        'dvce volume promote /prod/db -o json',
+        'dvce volume promote /test/db2 --timeout 1m',
+        'dvce volume promote /prod/db --no-wait',
+      ],
+      run: async () => (await import('../commands/volume-tree.ts')).promote,
+    },
+    {
       name: 'check',
       summary: 'verify every byte that a volume can reach',
       details:
