@@ -487,6 +487,7 @@ export const limitTable = {
   cleanBlocksPerPass: limit(4096, 'count', '16 MiB moved in one pass, in memory meanwhile'),
   flattenBlocksPerMove: limit(4096, 'count', '16 MiB copied at once, in memory meanwhile'),
   flattenReopenMs: limit(1000, 'ms', 'pause before a volume that was closed is opened to go on'),
+  flattenPatienceMs: limit(60_000, 'ms', 'so long it waits for such a document at most'),
   flattenWaitMs: limit(
     20,
     'ms',

@@ -105,7 +105,8 @@ export class Flattener implements FlattenControl {
 
   /** Roots say from now on that there is no base. */
   async #leave(signal: AbortSignal): Promise<void> {
-    const { writer, publisher, unnamed, context } = this.#options;
+    const { writer, publisher, unnamed, context, name } = this.#options;
+    const lateMs = context.clock.monotonicMs() + limits.flattenPatienceMs;
     for (let isLeft = false; !isLeft; ) {
       signal.throwIfAborted();
       isLeft = await publisher.inTurn(0, async () => {
@@ -114,7 +115,12 @@ export class Flattener implements FlattenControl {
         await publisher.writeRoot();
         return true;
       });
-      if (!isLeft) await sleep(context.timers, limits.flattenWaitMs, signal);
+      if (isLeft) return;
+      // A set whose coordinator is gone leaves its cut until the next one.
+      const reason = 'a snapshot of it is being made, and does not come to its end';
+      if (context.clock.monotonicMs() > lateMs)
+        throw new DvceError('CONFLICT', { kind: 'volume', name, reason });
+      await sleep(context.timers, limits.flattenWaitMs, signal);
     }
   }
 
