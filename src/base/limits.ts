@@ -264,7 +264,7 @@ export const limitTable = {
   snapshotsKnownMax: limit(
     200_000,
     'count',
-    'snapshots remembered for the trees of volumes, some 60 MiB; one volume may have more',
+    'snapshots remembered for the trees of volumes, some 75 MiB; one volume may have more',
   ),
   diffRangesMax: limit(20_000, 'count', 'ranges in one answer of snapshot.diff'),
   memoryArenas: limit(
