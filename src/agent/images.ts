@@ -18,6 +18,7 @@ import {
   DvceError,
   type Logger,
   limits,
+  sleep,
   type Timers,
 } from '../base/index.ts';
 import type { VolumeInfo } from '../blockd/index.ts';
@@ -31,6 +32,7 @@ import {
   sweepTemporary,
 } from '../images/index.ts';
 import type { DataProcess } from './data-process.ts';
+import { type ImportOrder, importOrder } from './import-order.ts';
 import type { OperationHandle, Operations } from './operations.ts';
 
 const folder = '/images/';
@@ -126,36 +128,8 @@ export class Images {
     }
   }
 
-  /** What is to be fetched, with what the catalogue says about it. */
-  async order(request: ImageImport): Promise<ImportOrder> {
-    const { fromCatalogue, source, sha256, sha512, checksumUrl, format, labels } = request;
-    const digests = [sha256, sha512, checksumUrl].filter((text) => text !== undefined);
-    if (digests.length > 1) throw conflicting('more than one digest is given', 'Give one.');
-    if ((source === undefined) === (fromCatalogue === undefined))
-      throw conflicting(
-        'it needs a source or an entry of the catalogue, and not both',
-        'Give one of source and fromCatalogue.',
-      );
-    const kept = {
-      labels: labels ?? {},
-      protected: request.protected ?? false,
-      compression: request.compression,
-    };
-    if (source !== undefined) {
-      checkSource(source);
-      return { source, digest: sha256 ?? sha512, checksumUrl, format, ...kept };
-    }
-    const entry = (await this.#catalogue()).find(fromCatalogue ?? '');
-    // Who gives a digest of his own means that one.
-    const own = digests.length > 0;
-    return {
-      source: entry.url,
-      digest: own ? (sha256 ?? sha512) : (entry.sha256 ?? entry.sha512),
-      checksumUrl: own ? checksumUrl : entry.checksumUrl,
-      format: format ?? entry.format,
-      ...kept,
-      labels: { ...entry.labels, ...kept.labels },
-    };
+  order(request: ImageImport): Promise<ImportOrder> {
+    return importOrder(request, () => this.#catalogue());
   }
 
   #catalogue(): Promise<Catalogue> {
@@ -195,18 +169,29 @@ export class Images {
     const mark = { ...order.labels, [importLabel]: handle.id };
     await sweepTemporary(temporaryDirectory, clock.wallMs());
     let made = false;
+    const steadily = <T>(call: () => Promise<T>): Promise<T> => this.#steadily(call, handle.signal);
     const prepareVolume = async (description: ImageDescription): Promise<ImageTarget> => {
       const { volumeBytes: sizeBytes } = description;
       // Partition tables of images count in sectors of 512 bytes.
       const { compression } = order;
       const shape = { path, sizeBytes, blockBytes: 512, labels: mark } as const;
       // An older blockd does not know it; without it nothing is said of it.
-      await blockd.call('volume.create', compression ? { ...shape, compression } : shape, long);
+      const wanted = compression ? { ...shape, compression } : shape;
+      await steadily(async () => {
+        try {
+          await blockd.call('volume.create', wanted, long);
+        } catch (error) {
+          // The answer of an earlier call may have been lost.
+          if (!(await this.#isOurs(path, handle.id))) throw error;
+        }
+      });
       made = true;
-      const { socketPath, exportName } = await blockd.call(
-        'volume.attach',
-        { path, attachId, vm: '' },
-        { ...long, signal: handle.signal },
+      const { socketPath, exportName } = await steadily(() =>
+        blockd.call(
+          'volume.attach',
+          { path, attachId, vm: '' },
+          { ...long, signal: handle.signal },
+        ),
       );
       return { socketPath, exportName };
     };
@@ -223,9 +208,10 @@ export class Images {
         prepareVolume,
         onProgress: ({ done, total }) => handle.progress(done, total, 'bytes'),
       });
-      await blockd.call('volume.detach', { path, attachId }, long);
+      await steadily(() => blockd.call('volume.detach', { path, attachId }, long));
       // Before it is an image: after the publish the next agent takes it as it is.
-      if (order.protected) await blockd.call('volume.update', { path, protected: true });
+      if (order.protected)
+        await steadily(() => blockd.call('volume.update', { path, protected: true }));
       const facts = {
         digest,
         contentDigest,
@@ -233,9 +219,9 @@ export class Images {
         sourceBytes,
         source: publicName(order.source),
       };
-      await blockd.call('image.publish', { path, ...facts }, long);
+      await steadily(() => blockd.call('image.publish', { path, ...facts }, long));
       // From here on it is an image by its kind; the mark of its making has done its work.
-      await blockd.call('volume.update', { path, labels: order.labels });
+      await steadily(() => blockd.call('volume.update', { path, labels: order.labels }));
       return { name, path, ...facts };
     } catch (error) {
       if (made) await this.#discard(path, attachId);
@@ -244,17 +230,46 @@ export class Images {
     }
   }
 
+  /**
+   * A call that may be made twice, and is until blockd answers: what an import has done by then is not given up because blockd
+   * is started again just now.
+   */
+  async #steadily<T>(call: () => Promise<T>, signal?: AbortSignal): Promise<T> {
+    const { timers, clock } = this.#options;
+    const untilMs = clock.monotonicMs() + limits.imageReconnectMs;
+    for (;;) {
+      try {
+        return await call();
+      } catch (error) {
+        const isAway = error instanceof DvceError && error.code === 'BLOCKD_UNAVAILABLE';
+        if (!isAway || clock.monotonicMs() >= untilMs) throw error;
+        await sleep(timers, limits.imageRetryMs, signal);
+      }
+    }
+  }
+
+  /** Whether a volume is there that the import with this id has made. */
+  async #isOurs(path: string, id: string): Promise<boolean> {
+    try {
+      const { labels } = await this.#options.blockd.call('volume.get', { path });
+      return labels[importLabel] === id;
+    } catch (error) {
+      if (error instanceof DvceError && error.code === 'NOT_FOUND') return false;
+      throw error;
+    }
+  }
+
   /** The failure of the import is what the operator must see, not that of tidying up. */
   async #discard(path: string, attachId: string): Promise<void> {
     const { blockd, logger } = this.#options;
-    const steps = [
+    const steps: readonly (() => Promise<unknown>)[] = [
       () => blockd.call('volume.detach', { path, attachId }, long),
       () => blockd.call('volume.update', { path, protected: false }),
       () => blockd.call('volume.delete', { path }, long),
     ];
     for (const step of steps)
       try {
-        await step();
+        await this.#steadily(step);
       } catch (error) {
         logger.error({ err: error, path }, 'tidying up after a failed import failed');
       }
@@ -354,29 +369,6 @@ const isImage = ({ kind, labels }: VolumeInfo): boolean =>
 
 const withoutMark = (labels: Readonly<Record<string, string>>): Record<string, string> =>
   Object.fromEntries(Object.entries(labels).filter(([key]) => key !== importLabel));
-
-interface ImportOrder {
-  readonly source: string;
-  readonly digest: string | undefined;
-  readonly checksumUrl: string | undefined;
-  readonly format: ImageImport['format'];
-  readonly labels: Readonly<Record<string, string>>;
-  readonly protected: boolean;
-  readonly compression: ImageImport['compression'];
-}
-
-const conflicting = (reason: string, advice: string): DvceError =>
-  new DvceError('INVALID_ARGUMENT', { what: 'the import', reason, advice });
-
-/** The agent has a working directory of its own, so a relative path would name another file than the caller means. */
-function checkSource(source: string): void {
-  if (source.startsWith('/') || /^(https?|nbds?(\+unix)?):\/\//.test(source)) return;
-  throw new DvceError('INVALID_ARGUMENT', {
-    what: `the source ${JSON.stringify(source)}`,
-    reason: 'it is neither an absolute path nor an http, https or nbd address',
-    advice: 'For example /srv/images/debian.qcow2.',
-  });
-}
 
 /** An import ends within limits.importMs, whatever its source does. */
 function deadline(signal: AbortSignal, timers: Timers, name: string): AbortSignal {

@@ -957,6 +957,7 @@ export const limitTable = {
     'qemu-img reports each percent: one of the largest image at 25 MiB/s takes less',
   ),
   imageReconnectMs: limit(60_000, 'ms', 'an import waits this long for blockd to come back'),
+  imageRetryMs: limit(500, 'ms', 'pause before an import asks a blockd again that was away'),
   imageCancelMs: limit(5000, 'ms', 'an import process that was told to stop is killed after this'),
 } as const satisfies Record<string, Limit>;
 

@@ -95,6 +95,7 @@ export class Scrubber {
   #isWoken = false;
   #stop = new AbortController();
   #savedMs = Number.NEGATIVE_INFINITY;
+  #saving: Promise<void> = Promise.resolve();
   #isChanged = false;
   /** Bytes read since the start of this process. */
   #bytes = 0;
@@ -322,10 +323,16 @@ export class Scrubber {
 
   /** P1: local, and rarely. */
   async #save(isLast: boolean): Promise<void> {
-    const { files, path, clock, logger } = this.#options;
-    const now = clock.monotonicMs();
+    const now = this.#options.clock.monotonicMs();
     if (!this.#isChanged || (!isLast && now - this.#savedMs < limits.scrubSaveMs)) return;
     this.#savedMs = now;
+    // One after the other: of two at once the older state could be the one that stays.
+    this.#saving = this.#saving.then(() => this.#write());
+    await this.#saving;
+  }
+
+  async #write(): Promise<void> {
+    const { files, path, logger } = this.#options;
     this.#isChanged = false;
     const volumes = Object.fromEntries(this.#entries);
     const state = { format: 1, paused: this.#isPaused, volumes };

@@ -198,3 +198,13 @@ t.test('what does not look as it should in its file is not believed', async (t) 
     await scrubber.stop();
   }
 });
+
+t.test('of changes at the same time the last one is written down', async (t) => {
+  const world = new World(t);
+  const scrub = world.open();
+  scrub.start();
+  const changes = Array.from({ length: 21 }, (_, i) => scrub.setPaused(i % 2 === 0));
+  await Promise.all(changes);
+  t.match(JSON.parse(readFileSync(world.path, 'utf8')), { paused: true });
+  await scrub.stop();
+});

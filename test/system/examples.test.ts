@@ -61,7 +61,6 @@ const before: Readonly<Record<string, readonly string[]>> = {
   'dvce vm reboot web1': [readyWeb1],
   'dvce op wait "$(dvce vm reboot web1 --no-wait)"': [readyWeb1],
   'dvce vm attach-disk web1 /vms/web1/more --size 64MiB': [readyWeb1],
-  'dvce vm attach-disk web1 /prod/logs --read-only': ['dvce volume create /prod/logs --size 64MiB'],
   'dvce vm snapshot web1@release-4 --quiesce': [readyWeb1],
   'dvce vm rollback web1@before-upgrade --dry-run': ['dvce vm stop web1 --force'],
   'dvce vm vnc screen1': ['dvce vm start screen1'],
