@@ -48,9 +48,9 @@ export const mutants: readonly Mutant[] = [
   {
     name: 'writes are acknowledged first',
     file: 'src/hlfs/volume.ts',
-    find: "this.#push({ kind: 'write', offset, length: data.byteLength, payload: data }, options, done);",
+    find: "this.#push({ kind: 'write', offset, length: data.byteLength, payload: data }, options, ended);",
     replace:
-      "this.#push({ kind: 'write', offset, length: data.byteLength, payload: data }, options, () => {});\n    done(null);",
+      "this.#push({ kind: 'write', offset, length: data.byteLength, payload: data }, options, () => {});\n    ended(null);",
   },
   {
     name: 'a flush is answered by any earlier sync',
