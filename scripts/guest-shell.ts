@@ -20,6 +20,9 @@ const usage = "usage: guest-shell.ts [--timeout SECONDS] VM 'COMMAND'\n";
 const exitTimedOut = 9;
 /** How often the shell is asked whether it listens; a shell that is still starting loses what is typed. */
 const askEveryMs = 1000;
+/** A shell that has printed nothing for this long waits for a line. */
+const quietMs = 300;
+const settleMs = 5000;
 const transcriptCharactersMax = 4 * 1024 * 1024;
 
 class Console {
@@ -60,7 +63,16 @@ class Console {
   }
 
   get last(): string {
-    return this.#text.slice(-500);
+    return this.#text.slice(-2000);
+  }
+
+  /** Resolves when nothing has been printed for `quietMs`, at the latest at `endMs`. */
+  async quiet(quietMs: number, endMs: number): Promise<void> {
+    for (;;) {
+      const before = this.#text.length;
+      await this.#next(Math.min(quietMs, endMs - performance.now()));
+      if (this.#text.length === before || performance.now() >= endMs) return;
+    }
   }
 
   close(): void {
@@ -89,6 +101,9 @@ async function runInGuest(vm: string, command: string, timeoutMs: number): Promi
       guest.type(`echo listen""ing-${id}`);
       found = await guest.match(listening, Math.min(endMs, performance.now() + askEveryMs));
     }
+    // A slow guest still has other questions to answer. What is typed while its shell changes the modes of the terminal between
+    // a command and the next prompt may be lost.
+    await guest.quiet(quietMs, Math.min(endMs, performance.now() + settleMs));
     guest.type(`echo beg""in-${id}; ${command}`);
     guest.type(`echo "" en""d-${id} $?`);
     const answer = await guest.match(
