@@ -1,4 +1,5 @@
 // What is this host, in whatever notation, and that no name leads to it unasked.
+import { lookup } from 'node:dns/promises';
 import { once } from 'node:events';
 import { createServer } from 'node:http';
 import { type AddressInfo, connect } from 'node:net';
@@ -43,7 +44,13 @@ t.test('every notation of an address of this host is seen', async (t) => {
     t.notOk(isHostThis(host), host);
 });
 
-t.test('a name that leads to this host is not followed', async (t) => {
+const isNamed = await lookup('localhost').then(
+  () => true,
+  () => false,
+);
+const unnamed = isNamed ? false : 'localhost has no address here';
+
+t.test('a name that leads to this host is not followed', { skip: unnamed }, async (t) => {
   const socket = connect({ host: 'localhost', port: 1, lookup: lookupElsewhere });
   const [error] = await once(socket, 'error');
   t.match(error, { code: 'DOWNLOAD_FAILED', message: /leads back to this host/ });

@@ -23,6 +23,7 @@ step() { # NAME COMMAND...: the command must work
     echo "@ ok $name"
   else
     echo "@ not ok $name: exit $?"
+    grep -A 12 '^ *FAIL' "$log" | head -n 60 | cut -c1-300
     tail -n 40 "$log" | cut -c1-300
   fi
   echo "$((SECONDS - from)) s, last words: $(tail -n 1 "$log" | cut -c1-400)"
